@@ -1,0 +1,49 @@
+// Runs a packed program on one image.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quantsr/ops.h"
+
+namespace quantsr {
+
+// Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni".
+std::vector<std::string> available_isas();
+
+// Every defect of a program or an argument is a std::invalid_argument that says what was wanted and what was got.
+class Engine {
+ public:
+  // ops: in order of execution; the last one gives `output`. Their tensors are copied, so they may go away afterwards.
+  // image_channels: channels of the value "image".
+  // threads: >= 1. isa: a name from available_isas(); empty takes $QUANTSR_ISA, or else the fastest.
+  Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads,
+         const std::string& isa);
+  ~Engine();
+
+  // Output side / input side, and channels of the output.
+  int upscale() const;
+  int output_channels() const;
+  int image_channels() const;
+
+  // image: height x width x image_channels() float32. out: (height*upscale()) x (width*upscale()) x output_channels()
+  // float32. Calls from several threads run one after the other.
+  void run(const float* image, int64_t height, int64_t width, float* out);
+
+  // One line per step of the plan: the ops fused into it, its shape and its kernel.
+  std::vector<std::string> describe() const;
+
+  // Seconds that each step of the last run took, in the order of describe().
+  std::vector<double> step_seconds() const;
+
+  std::string isa() const;
+  int threads() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace quantsr

@@ -1,0 +1,251 @@
+#include "graph.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <set>
+
+#include "error.h"
+
+namespace quantsr {
+namespace {
+
+// Far above any network, low enough that no product of two of them overflows.
+constexpr int kMaxOps = 100000;
+constexpr int kMaxChannels = 65536;
+constexpr int kMaxScale = 64;
+
+struct Rule {
+  const char* kind;
+  OpKind id;
+  size_t inputs;
+  std::vector<std::string> attrs;
+  std::vector<std::string> tensors;
+};
+
+const std::vector<Rule>& rules() {
+  static const std::vector<Rule> table = {
+      {"affine", OpKind::affine, 1, {}, {"scale", "offset"}},
+      {"conv2d", OpKind::conv2d, 1, {}, {"weight", "bias"}},
+      {"quantize", OpKind::quantize, 1, {"inv", "levels"}, {"offset"}},
+      {"qconv2d",
+       OpKind::qconv2d,
+       1,
+       {"in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero"},
+       {"weight", "mul", "bias"}},
+      {"relu", OpKind::relu, 1, {}, {}},
+      {"residual", OpKind::residual, 2, {"gain"}, {}},
+      {"pixel_shuffle", OpKind::pixel_shuffle, 1, {"upscale"}, {}},
+  };
+  return table;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::ostringstream text;
+  text << '(';
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
+  text << ')';
+  return text.str();
+}
+
+// The checks of one op; `where` opens every message.
+class OpCheck {
+ public:
+  OpCheck(const Op& op, std::string where) : op_(op), where_(std::move(where)) {}
+
+  template <class Map>
+  void same_keys(const char* what, const Map& got, const std::vector<std::string>& wanted) const {
+    for (const auto& name : wanted)
+      if (!got.count(name)) fail(where_, std::string(what) + " '" + name + "'", "none");
+    for (const auto& entry : got)
+      if (std::find(wanted.begin(), wanted.end(), entry.first) == wanted.end())
+        fail(where_, std::string("no other ") + what, "'" + entry.first + "'");
+  }
+
+  int integer(const char* name, int low, int high) const {
+    const double value = op_.attrs.at(name);
+    if (!(value >= low && value <= high) || value != std::floor(value))
+      fail(where_ + " " + name, "an integer in " + std::to_string(low) + ".." + std::to_string(high), value);
+    return static_cast<int>(value);
+  }
+
+  void float32(const char* name) const {
+    const double value = op_.attrs.at(name);
+    if (!std::isfinite(value) || std::fabs(value) > std::numeric_limits<float>::max() ||
+        static_cast<double>(static_cast<float>(value)) != value)
+      fail(where_ + " " + name, "a finite number that float32 holds exactly", value);
+  }
+
+  void shape(const char* role, DType dtype, const std::vector<int64_t>& wanted) const {
+    const Tensor& tensor = op_.tensors.at(role);
+    if (tensor.dtype != dtype) fail(where_ + " " + role, dtype == DType::f32 ? "float32" : "int8", "another dtype");
+    if (tensor.shape != wanted) fail(where_ + " " + role, "shape " + shape_text(wanted), shape_text(tensor.shape));
+    if (tensor.data == nullptr) fail(where_ + " " + role, "data", "none");
+  }
+
+  void floats(const char* role, const std::vector<int64_t>& wanted) const {
+    shape(role, DType::f32, wanted);
+    const auto* data = static_cast<const float*>(op_.tensors.at(role).data);
+    for (int64_t i = 0, n = count(wanted); i < n; ++i)
+      if (!std::isfinite(data[i])) fail(where_ + " " + role, "finite numbers", data[i]);
+  }
+
+  void codes(const char* role, const std::vector<int64_t>& wanted, int low, int high) const {
+    shape(role, DType::i8, wanted);
+    const auto* data = static_cast<const int8_t*>(op_.tensors.at(role).data);
+    for (int64_t i = 0, n = count(wanted); i < n; ++i)
+      if (data[i] < low || data[i] > high)
+        fail(where_ + " " + role, "codes in " + std::to_string(low) + ".." + std::to_string(high), int{data[i]});
+  }
+
+  const std::string& where() const { return where_; }
+
+ private:
+  // Channels are bounded, so four factors stay below 2^63.
+  static int64_t count(const std::vector<int64_t>& shape) {
+    int64_t n = 1;
+    for (int64_t side : shape) n *= side;
+    return n;
+  }
+
+  const Op& op_;
+  std::string where_;
+};
+
+void want_floats(const OpCheck& op, const Value& x) {
+  if (x.is_codes) fail(op.where(), "float32 input", "codes '" + x.name + "'");
+}
+
+Value check_affine(const OpCheck& op, const Value& x) {
+  want_floats(op, x);
+  op.floats("scale", {x.channels});
+  op.floats("offset", {x.channels});
+  return {"", false, x.channels, x.scale};
+}
+
+Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x) {
+  want_floats(op, x);
+  const std::vector<int64_t>& shape = spec.tensors.at("weight").shape;
+  if (shape.size() != 4) fail(op.where() + " weight", "shape (O, K, K, I)", shape_text(shape));
+  const int64_t out = shape[0], kernel = shape[1];
+  if (out < 1 || out > kMaxChannels) fail(op.where() + " weight", "1..65536 output channels", out);
+  if (kernel != 1 && kernel != 3 && kernel != 5) fail(op.where() + " weight", "kernel 1, 3 or 5", kernel);
+  op.floats("weight", {out, kernel, kernel, x.channels});
+  op.floats("bias", {out});
+  return {"", false, static_cast<int>(out), x.scale};
+}
+
+Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
+  want_floats(op, x);
+  op.float32("inv");
+  if (spec.attrs.at("inv") == 0) fail(op.where() + " inv", "a number other than 0", 0);
+  const int levels = op.integer("levels", 3, 15);
+  if (levels != 3 && levels != 7 && levels != 15) fail(op.where() + " levels", "3, 7 or 15", levels);
+  op.floats("offset", {x.channels});
+  return {"", true, x.channels, x.scale, levels};
+}
+
+Value check_qconv2d(const OpCheck& op, Value& x) {
+  if (!x.is_codes) fail(op.where(), "codes as input", "float32 '" + x.name + "'");
+  const int in = op.integer("in_channels", 1, kMaxChannels), out = op.integer("out_channels", 1, kMaxChannels);
+  const int kernel = op.integer("kernel", 1, 3);
+  const int weight_bits = op.integer("weight_bits", 2, 4), act_bits = op.integer("act_bits", 2, 4);
+  const int zero = op.integer("zero", 0, 8), half = 1 << (weight_bits - 1), levels = (1 << act_bits) - 1;
+  if (kernel == 2) fail(op.where() + " kernel", "1 or 3", kernel);
+  if (zero != 0 && zero != 1 << (act_bits - 1)) fail(op.where() + " zero", "0 or 2^(act_bits-1)", zero);
+  if (in != x.channels) fail(op.where() + " in_channels", x.channels, in);
+  if (levels != x.levels) fail(op.where() + " act_bits", "codes up to " + std::to_string(x.levels), levels);
+  // The border of the codes holds this byte, so all readers must agree on it.
+  if (x.zero >= 0 && x.zero != zero) fail(op.where() + " zero", x.zero, zero);
+  const int64_t worst = int64_t{kernel} * kernel * in * levels * half;
+  if (worst > std::numeric_limits<int32_t>::max()) fail(op.where(), "accumulators that fit 32 bits", worst);
+  op.codes("weight", {out, kernel, kernel, in}, -half, half - 1);
+  op.floats("mul", {out});
+  op.floats("bias", {out});
+  x.zero = zero;
+  return {"", false, out, x.scale};
+}
+
+Value check_residual(const OpCheck& op, const Value& skip, const Value& branch) {
+  want_floats(op, skip);
+  want_floats(op, branch);
+  op.float32("gain");
+  if (skip.channels != branch.channels) fail(op.where() + " channels", skip.channels, branch.channels);
+  if (skip.scale != branch.scale) fail(op.where() + " size", skip.scale, branch.scale);
+  return {"", false, skip.channels, skip.scale};
+}
+
+Value check_pixel_shuffle(const OpCheck& op, const Value& x) {
+  want_floats(op, x);
+  const int upscale = op.integer("upscale", 2, 4);
+  if (x.channels % (upscale * upscale) != 0)
+    fail(op.where(), "channels divisible by " + std::to_string(upscale * upscale), x.channels);
+  if (x.scale * upscale > kMaxScale) fail(op.where(), "a total upscale up to 64", x.scale * upscale);
+  return {"", false, x.channels / (upscale * upscale), x.scale * upscale};
+}
+
+Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vector<Value*>& in) {
+  switch (kind) {
+    case OpKind::affine: return check_affine(op, *in[0]);
+    case OpKind::conv2d: return check_conv2d(op, spec, *in[0]);
+    case OpKind::quantize: return check_quantize(op, spec, *in[0]);
+    case OpKind::qconv2d: return check_qconv2d(op, *in[0]);
+    case OpKind::relu: want_floats(op, *in[0]); return {"", false, in[0]->channels, in[0]->scale};
+    case OpKind::residual: return check_residual(op, *in[0], *in[1]);
+    case OpKind::pixel_shuffle: return check_pixel_shuffle(op, *in[0]);
+  }
+  std::abort();
+}
+
+const Rule& rule_of(const Op& op, const std::string& where) {
+  for (const Rule& rule : rules())
+    if (op.kind == rule.kind) return rule;
+  fail(where, "a known op kind", "'" + op.kind + "'");
+}
+
+void check_output(const Graph& graph, const std::string& output) {
+  const Value& last = graph.values.back();
+  if (last.name != output) fail("program output", "the last op's output '" + last.name + "'", "'" + output + "'");
+  if (last.is_codes) fail("program output", "float32", "codes");
+  for (const Value& value : graph.values)
+    if (value.users.empty() && value.name != output) fail("program", "every value used", "unused '" + value.name + "'");
+}
+
+}  // namespace
+
+Graph check(const std::vector<Op>& ops, const std::string& output, int image_channels) {
+  if (ops.empty() || ops.size() > kMaxOps) fail("program", "1..100000 ops", ops.size());
+  if (image_channels < 1 || image_channels > kMaxChannels) fail("image channels", "1..65536", image_channels);
+  Graph graph{{{"image", false, image_channels, 1}}, {}, 0};
+  graph.values.reserve(ops.size() + 1);  // pointers into it are held below
+  std::map<std::string, int> index{{"image", 0}};
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const Op& op = ops[i];
+    const OpCheck checks(op, "op " + std::to_string(i) + " (" + op.kind + ")");
+    const Rule& rule = rule_of(op, checks.where());
+    if (op.inputs.size() != rule.inputs) fail(checks.where() + " inputs", rule.inputs, op.inputs.size());
+    checks.same_keys("attribute", op.attrs, rule.attrs);
+    checks.same_keys("tensor", op.tensors, rule.tensors);
+    Node node{rule.id, &op, {}, static_cast<int>(i) + 1};
+    std::vector<Value*> inputs;
+    for (const std::string& name : op.inputs) {
+      const auto found = index.find(name);
+      if (found == index.end()) fail(checks.where() + " input", "a value of an earlier op", "'" + name + "'");
+      node.inputs.push_back(found->second);
+      inputs.push_back(&graph.values[found->second]);
+      inputs.back()->users.push_back(static_cast<int>(i));
+    }
+    Value value = output_of(rule.id, checks, op, inputs);
+    value.name = op.output;
+    if (!index.emplace(op.output, node.output).second) fail(checks.where() + " output", "a new name", op.output);
+    graph.values.push_back(std::move(value));
+    graph.nodes.push_back(std::move(node));
+  }
+  graph.output = graph.nodes.back().output;
+  check_output(graph, output);
+  return graph;
+}
+
+}  // namespace quantsr

@@ -1,0 +1,42 @@
+// A checked program: names resolved to indices, shapes known, every number inside its range.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "quantsr/ops.h"
+
+namespace quantsr {
+
+enum class OpKind { affine, conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
+
+struct Value {
+  std::string name;
+  bool is_codes;   // uint8 codes, else float32
+  int channels;
+  int scale;       // its side / the image's side
+  int levels = 0;  // codes: the largest one
+  int zero = -1;   // codes: the byte that stands for 0, once a consumer has said so
+  std::vector<int> users{};  // nodes that read it, in order
+};
+
+struct Node {
+  OpKind kind;
+  const Op* op;
+  std::vector<int> inputs;  // indices into Graph::values
+  int output;
+
+  double attr(const char* name) const { return op->attrs.at(name); }
+  const float* floats(const char* role) const { return static_cast<const float*>(op->tensors.at(role).data); }
+  const int8_t* codes(const char* role) const { return static_cast<const int8_t*>(op->tensors.at(role).data); }
+};
+
+struct Graph {
+  std::vector<Value> values;  // values[0] is the image
+  std::vector<Node> nodes;    // point into the ops they were made from
+  int output;
+};
+
+Graph check(const std::vector<Op>& ops, const std::string& output, int image_channels);
+
+}  // namespace quantsr

@@ -1,0 +1,98 @@
+// The table of kernels, best first within an instruction set, and the choice among them.
+#include <cstdlib>
+#include <string>
+
+#include "error.h"
+#include "kernels/kernels.h"
+#include "kernels/pack.h"
+#include "quantsr/engine.h"
+
+namespace quantsr {
+namespace {
+
+bool always(const ConvShape&) { return true; }
+int64_t rows(int64_t height, int64_t) { return height; }
+
+template <int Panel>
+PackedConv qconv_panels(const ConvShape& shape, const int8_t* weights) {
+  return pack_qconv_panels(shape, weights, Panel);
+}
+template <int Panel>
+PackedConv conv2d_panels(const ConvShape& shape, const float* weights, const float* bias) {
+  return pack_conv2d_panels(shape, weights, bias, Panel);
+}
+
+const QConvKernel kQConv[] = {
+    {"direct_ref", Isa::ref, always, pack_qconv_plain, rows, qconv_ref},
+#ifdef QUANTSR_X86
+    {"direct_avx2", Isa::avx2, always, qconv_panels<16>, rows, qconv_avx2},
+    {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, rows, qconv_avx512vnni},
+#endif
+};
+
+const Conv2dKernel kConv2d[] = {
+    {"float_ref", Isa::ref, pack_conv2d_plain, rows, conv2d_ref},
+#ifdef QUANTSR_X86
+    {"float_avx2", Isa::avx2, conv2d_panels<16>, rows, conv2d_avx2},
+    {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, rows, conv2d_avx512vnni},
+#endif
+};
+
+bool available(Isa isa) {
+#ifdef QUANTSR_X86
+  __builtin_cpu_init();
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx512vnni)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#endif
+  return isa == Isa::ref;
+}
+
+constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni};
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx2: return "avx2";
+    case Isa::avx512vnni: return "avx512vnni";
+    default: return "ref";
+  }
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (Isa isa : kIsas)
+    if (available(isa)) names.push_back(isa_name(isa));
+  return names;
+}
+
+Isa choose_isa(const std::string& wanted) {
+  const char* variable = std::getenv("QUANTSR_ISA");
+  const std::string name = !wanted.empty() ? wanted : variable != nullptr ? variable : "";
+  Isa best = Isa::ref;
+  std::string known;
+  for (Isa isa : kIsas) {
+    if (!available(isa)) continue;
+    if (name == isa_name(isa)) return isa;
+    best = isa;
+    known += (known.empty() ? "" : ", ") + std::string(isa_name(isa));
+  }
+  if (!name.empty()) fail("instruction set", "one that this CPU has (" + known + ")", "'" + name + "'");
+  return best;
+}
+
+const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape) {
+  for (const QConvKernel& kernel : kQConv)
+    if (kernel.isa == isa && kernel.fits(shape)) return kernel;
+  fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
+}
+
+const Conv2dKernel& choose_conv2d(Isa isa) {
+  for (const Conv2dKernel& kernel : kConv2d)
+    if (kernel.isa == isa) return kernel;
+  fail("conv2d", std::string("a kernel for ") + isa_name(isa), "none");
+}
+
+}  // namespace quantsr

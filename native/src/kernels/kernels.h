@@ -1,0 +1,91 @@
+// The interface of the convolution kernels. A kernel is a prepare function, run once per layer at load, and a run function
+// that computes some work items of one image. Work items are independent of each other: any thread may run any of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "aligned.h"
+#include "kernels/epilogue.h"
+
+namespace quantsr {
+
+enum class Isa { ref, avx2, avx512vnni };
+
+// Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
+// that a convolution reads have rows of a multiple of it.
+constexpr int kPixelRun = 12;
+// Rows of code buffers come in multiples of it.
+constexpr int kRowRun = 4;
+
+struct ConvShape {
+  int in_channels, out_channels, kernel;
+  int weight_bits = 0, act_bits = 0, zero = 0;  // qconv2d only
+};
+
+// Weights in a kernel's own layout.
+struct PackedConv {
+  AlignedArray<int8_t> codes;     // qconv2d
+  AlignedArray<int32_t> init;     // qconv2d: what each output's accumulator starts from
+  AlignedArray<float> floats;     // conv2d
+  AlignedArray<float> bias;       // conv2d: what each output's sum starts from
+  size_t scratch_bytes = 0;       // wanted per thread
+};
+
+struct QConvJob {
+  ConvShape shape;
+  const int8_t* weights;
+  const int32_t* init;
+  View<const uint8_t> in;  // border: the byte `zero`; pixel_stride: in_channels rounded up to kChannelGroup
+  int64_t height, width;
+  Epilogue epilogue;
+};
+
+struct Conv2dJob {
+  ConvShape shape;
+  const float* weights;
+  const float* bias;
+  View<const float> in;  // border: 0; pixel_stride: in_channels
+  int64_t height, width;
+  Epilogue epilogue;
+};
+
+// scratch: PackedConv::scratch_bytes, 64-byte aligned, this thread's own.
+using RunQConv = void (*)(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+using RunConv2d = void (*)(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+
+struct QConvKernel {
+  const char* name;
+  Isa isa;
+  bool (*fits)(const ConvShape&);
+  PackedConv (*prepare)(const ConvShape&, const int8_t* weights);  // weights: (O, K, K, I)
+  int64_t (*items)(int64_t height, int64_t width);
+  RunQConv run;
+};
+
+struct Conv2dKernel {
+  const char* name;
+  Isa isa;
+  PackedConv (*prepare)(const ConvShape&, const float* weights, const float* bias);  // weights: (O, K, K, I)
+  int64_t (*items)(int64_t height, int64_t width);
+  RunConv2d run;
+};
+
+// kernels/dispatch.cc. The first row of the table that fits; never one of another instruction set.
+const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape);
+const Conv2dKernel& choose_conv2d(Isa isa);
+
+// The instruction set to use: `wanted`, else $QUANTSR_ISA, else the fastest one. Unknown or unavailable is an error.
+Isa choose_isa(const std::string& wanted);
+const char* isa_name(Isa isa);
+
+// One per file in kernels/.
+void qconv_ref(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+
+}  // namespace quantsr

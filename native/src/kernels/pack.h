@@ -1,0 +1,18 @@
+// Weight layouts of the direct kernels.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace quantsr {
+
+// As given, (O, K, K, I).
+PackedConv pack_qconv_plain(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_conv2d_plain(const ConvShape& shape, const float* weights, const float* bias);
+
+// Panels of `panel` outputs (a multiple of 16; the last panel holds the 1.. groups of 16 that remain), and in each
+//   qconv2d: [tap][input / 4][output][4 inputs]     conv2d: [tap][input][output]
+// with zeros behind the real inputs and outputs.
+PackedConv pack_qconv_panels(const ConvShape& shape, const int8_t* weights, int panel);
+PackedConv pack_conv2d_panels(const ConvShape& shape, const float* weights, const float* bias, int panel);
+
+}  // namespace quantsr

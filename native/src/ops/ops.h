@@ -1,0 +1,24 @@
+// The ops that are not convolutions, a row at a time. Views as in kernels/epilogue.h; outputs may be their inputs' memory.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/epilogue.h"
+
+namespace quantsr {
+
+// y = x * scale[c] + offset[c]
+void affine_row(View<const float> x, const float* scale, const float* offset, View<float> y, int64_t row, int64_t width,
+                int channels);
+// y = max(x, 0)
+void relu_row(View<const float> x, View<float> y, int64_t row, int64_t width, int channels);
+// y = skip * gain + branch
+void residual_row(View<const float> skip, View<const float> branch, float gain, View<float> y, int64_t row,
+                  int64_t width, int channels);
+// a = rne(min(max(x * inv + offset[c], 0), levels))
+void quantize_row(View<const float> x, float inv, const float* offset, float levels, View<uint8_t> a, int64_t row,
+                  int64_t width, int channels);
+// y[row * r + i, x * r + j, c] = x[row, x, c * r * r + i * r + j]; channels: of y.
+void pixel_shuffle_row(View<const float> x, int upscale, View<float> y, int64_t row, int64_t width, int channels);
+
+}  // namespace quantsr

@@ -1,0 +1,167 @@
+// Fusion. A convolution takes along the ops behind it, in the order of its epilogue: relu, residual, quantize. Each is taken
+// only if nothing else reads the value between; a value that the quantizer and others read is stored as well.
+#include "plan.h"
+
+#include <algorithm>
+
+#include "graph.h"
+#include "slots.h"
+
+namespace quantsr {
+namespace {
+
+AlignedArray<float> padded(const float* values, int count) {
+  AlignedArray<float> out((count + kChannelGroup - 1) / kChannelGroup * kChannelGroup);
+  std::copy(values, values + count, out.data());
+  return out;
+}
+
+class Fuser {
+ public:
+  Fuser(const Graph& graph, Isa isa) : graph_(graph), isa_(isa), done_(graph.nodes.size()), ready_(graph.values.size()) {
+    ready_[0] = true;
+  }
+
+  void run(std::vector<Step>& steps, std::vector<StepValues>& values) {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      if (done_[i]) continue;
+      step_ = Step{};
+      uses_ = StepValues{};
+      start(static_cast<int>(i));
+      if (uses_.out >= 0) ready_[uses_.out] = true;
+      if (uses_.codes >= 0) ready_[uses_.codes] = true;
+      steps.push_back(std::move(step_));
+      values.push_back(uses_);
+    }
+  }
+
+ private:
+  void start(int i) {
+    const Node& node = graph_.nodes[i];
+    done_[i] = true;
+    step_.text = node.op->kind;
+    uses_.in = node.inputs[0];
+    uses_.out = node.output;
+    const int channels = graph_.values[node.inputs[0]].channels;
+    switch (node.kind) {
+      case OpKind::affine:
+        step_.kind = StepKind::affine;
+        step_.mul = padded(node.floats("scale"), channels);
+        step_.bias = padded(node.floats("offset"), channels);
+        break;
+      case OpKind::conv2d: start_conv2d(node, channels); break;
+      case OpKind::qconv2d: start_qconv2d(node); break;
+      case OpKind::quantize:
+        step_.kind = StepKind::quantize;
+        uses_.out = -1;
+        take_quantize(node);
+        break;
+      case OpKind::relu: step_.kind = StepKind::relu; break;
+      case OpKind::residual:
+        step_.kind = StepKind::residual;
+        step_.gain = static_cast<float>(node.attr("gain"));
+        uses_.skip = node.inputs[0];
+        uses_.in = node.inputs[1];
+        break;
+      case OpKind::pixel_shuffle:
+        step_.kind = StepKind::pixel_shuffle;
+        step_.upscale = static_cast<int>(node.attr("upscale"));
+    }
+  }
+
+  void start_conv2d(const Node& node, int channels) {
+    const auto& sides = node.op->tensors.at("weight").shape;
+    step_.kind = StepKind::conv2d;
+    step_.shape = {channels, static_cast<int>(sides[0]), static_cast<int>(sides[1])};
+    step_.conv2d_kernel = &choose_conv2d(isa_);
+    step_.kernel = step_.conv2d_kernel->name;
+    step_.packed = step_.conv2d_kernel->prepare(step_.shape, node.floats("weight"), node.floats("bias"));
+    describe_shape();
+    take_followers();
+  }
+
+  void start_qconv2d(const Node& node) {
+    const auto attr = [&](const char* name) { return static_cast<int>(node.attr(name)); };
+    step_.kind = StepKind::qconv2d;
+    step_.shape = {attr("in_channels"), attr("out_channels"), attr("kernel"),
+                   attr("weight_bits"), attr("act_bits"),     attr("zero")};
+    step_.qconv_kernel = &choose_qconv(isa_, step_.shape);
+    step_.kernel = step_.qconv_kernel->name;
+    step_.packed = step_.qconv_kernel->prepare(step_.shape, node.codes("weight"));
+    step_.mul = padded(node.floats("mul"), step_.shape.out_channels);
+    step_.bias = padded(node.floats("bias"), step_.shape.out_channels);
+    describe_shape();
+    step_.text += " W" + std::to_string(step_.shape.weight_bits) + "A" + std::to_string(step_.shape.act_bits);
+    take_followers();
+  }
+
+  void describe_shape() {
+    const ConvShape& s = step_.shape;
+    const std::string k = std::to_string(s.kernel);
+    step_.text += " " + k + "x" + k + " " + std::to_string(s.in_channels) + "->" + std::to_string(s.out_channels);
+  }
+
+  // The only op that reads `value`, or -1.
+  int only_user(int value, OpKind kind) const {
+    const std::vector<int>& users = graph_.values[value].users;
+    return users.size() == 1 && graph_.nodes[users[0]].kind == kind ? users[0] : -1;
+  }
+
+  void take(int i) {
+    done_[i] = true;
+    step_.text += " + " + graph_.nodes[i].op->kind;
+    uses_.out = graph_.nodes[i].output;
+  }
+
+  void take_followers() {
+    if (const int i = only_user(uses_.out, OpKind::relu); i >= 0) {
+      take(i);
+      step_.relu = true;
+    }
+    // The kernel computes skip * gain + its own sum, so only the branch may be the convolution.
+    if (const int i = only_user(uses_.out, OpKind::residual); i >= 0) {
+      const Node& node = graph_.nodes[i];
+      if (node.inputs[1] == uses_.out && ready_[node.inputs[0]]) {
+        take(i);
+        step_.gain = static_cast<float>(node.attr("gain"));
+        uses_.skip = node.inputs[0];
+      }
+    }
+    for (const int i : graph_.values[uses_.out].users)
+      if (graph_.nodes[i].kind == OpKind::quantize) {
+        const bool others = graph_.values[uses_.out].users.size() > 1;
+        const int out = uses_.out;
+        take(i);
+        uses_.out = others ? out : -1;
+        take_quantize(graph_.nodes[i]);
+        return;
+      }
+  }
+
+  void take_quantize(const Node& node) {
+    step_.inv = static_cast<float>(node.attr("inv"));
+    step_.levels = static_cast<float>(node.attr("levels"));
+    step_.offset = padded(node.floats("offset"), graph_.values[node.output].channels);
+    uses_.codes = node.output;
+  }
+
+  const Graph& graph_;
+  Isa isa_;
+  std::vector<bool> done_, ready_;  // ready: computed by an earlier step
+  Step step_;
+  StepValues uses_;
+};
+
+}  // namespace
+
+Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa) {
+  const Graph graph = check(ops, output, image_channels);
+  Plan plan;
+  plan.isa = isa;
+  std::vector<StepValues> values;
+  Fuser(graph, isa).run(plan.steps, values);
+  assign_slots(graph, values, plan);
+  return plan;
+}
+
+}  // namespace quantsr

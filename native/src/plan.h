@@ -1,0 +1,54 @@
+// A program made ready to run: fused into steps, weights packed for the chosen kernels, buffers assigned to slots.
+// It does not depend on the image size.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "quantsr/ops.h"
+
+namespace quantsr {
+
+enum class StepKind { affine, conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
+
+// A buffer that several values share, one after the other. Its border is filled once per image size and never written.
+struct Slot {
+  bool is_codes;
+  int channels;
+  int scale;         // its side / the image's side
+  int zero;          // codes: the byte in the border; float32 borders hold 0
+  int pad;           // pixels of border on each side
+  bool whole_runs;   // rows and columns rounded up for convolutions
+};
+
+struct Step {
+  StepKind kind;
+  std::string text;            // the fused ops, for describe()
+  const char* kernel = "";     // convolutions
+  int in = -1;                 // slots; -1: none
+  int skip = -1;
+  int out = -1;                // float32 result
+  int codes = -1;              // quantized result
+  bool relu = false;
+  float gain = 1, inv = 1, levels = 0;
+  int upscale = 1;             // pixel_shuffle
+  ConvShape shape{};
+  PackedConv packed;
+  const QConvKernel* qconv_kernel = nullptr;
+  const Conv2dKernel* conv2d_kernel = nullptr;
+  AlignedArray<float> mul, bias;       // qconv2d; affine's scale and offset
+  AlignedArray<float> offset;          // of the quantizer
+};
+
+struct Plan {
+  Isa isa;
+  std::vector<Slot> slots;
+  std::vector<Step> steps;
+  int image_slot = 0;
+  int output_slot = 0;  // no other value lives in it
+};
+
+Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa);
+
+}  // namespace quantsr

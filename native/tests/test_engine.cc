@@ -1,0 +1,143 @@
+// Random networks on every instruction set and thread count must give the same bytes, and damaged ones an exception.
+// Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
+#include "quantsr/engine.h"
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <stdexcept>
+
+namespace {
+
+using quantsr::DType;
+using quantsr::Op;
+
+// A random program over 3 channels, and the arrays its ops point to.
+class Network {
+ public:
+  explicit Network(unsigned seed) : random_(seed) {
+    int channels = 3;
+    last_ = "image";
+    for (int i = 0, n = pick(1, 6); i < n; ++i) {
+      const int outputs = pick(0, 1) ? pick(1, 70) : channels;
+      const std::string before = last_;
+      pick(0, 3) == 0 ? conv2d(channels, outputs) : qconv2d(channels, outputs);
+      if (pick(0, 1)) add("relu", {last_}, {}, {});
+      if (outputs == channels && pick(0, 1)) add("residual", {before, last_}, {{"gain", 0.5}}, {});
+      channels = outputs;
+    }
+    upscale_ = pick(2, 4);
+    conv2d(channels, 3 * upscale_ * upscale_);
+    add("pixel_shuffle", {last_}, {{"upscale", double(upscale_)}}, {});
+  }
+
+  std::vector<Op> ops;
+  const std::string& output() const { return last_; }
+  int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+
+  std::vector<float> run(const std::string& isa, int threads, int height, int width) const {
+    std::vector<float> image(size_t(height) * width * 3);
+    for (size_t i = 0; i < image.size(); ++i) image[i] = float(i * 37 % 256) / 255;
+    quantsr::Engine engine(ops, last_, 3, threads, isa);
+    std::vector<float> out(image.size() * engine.upscale() * engine.upscale());
+    engine.run(image.data(), height, width, out.data());
+    engine.run(image.data(), height / 2 + 1, width / 2 + 1, out.data());
+    engine.run(image.data(), height, width, out.data());
+    return out;
+  }
+
+ private:
+  void add(const std::string& kind, std::vector<std::string> inputs, std::map<std::string, double> attrs,
+           std::map<std::string, quantsr::Tensor> tensors) {
+    last_ = "v" + std::to_string(ops.size());
+    ops.push_back({kind, std::move(inputs), last_, std::move(attrs), std::move(tensors)});
+  }
+
+  quantsr::Tensor floats(std::vector<int64_t> shape) {
+    size_t size = 1;
+    for (int64_t side : shape) size *= size_t(side);
+    floats_.push_back(std::make_unique<float[]>(size));
+    for (size_t i = 0; i < size; ++i) floats_.back()[i] = std::normal_distribution<float>(0, 0.1f)(random_);
+    return {DType::f32, std::move(shape), floats_.back().get()};
+  }
+
+  void conv2d(int channels, int outputs) {
+    const int k = 2 * pick(0, 2) + 1;
+    add("conv2d", {last_}, {}, {{"weight", floats({outputs, k, k, channels})}, {"bias", floats({outputs})}});
+  }
+
+  void qconv2d(int channels, int outputs) {
+    const int k = 2 * pick(0, 1) + 1, wb = pick(2, 4), ab = pick(2, 4), half = 1 << (wb - 1);
+    add("quantize", {last_}, {{"inv", 4.0}, {"levels", (1 << ab) - 1.0}}, {{"offset", floats({channels})}});
+    const size_t size = size_t(outputs) * k * k * channels;
+    codes_.push_back(std::make_unique<int8_t[]>(size));
+    for (size_t i = 0; i < size; ++i) codes_.back()[i] = int8_t(pick(-half, half - 1));
+    add("qconv2d", {last_},
+        {{"in_channels", double(channels)},
+         {"out_channels", double(outputs)},
+         {"kernel", double(k)},
+         {"weight_bits", double(wb)},
+         {"act_bits", double(ab)},
+         {"zero", pick(0, 1) ? double(1 << (ab - 1)) : 0.0}},
+        {{"weight", {DType::i8, {outputs, k, k, channels}, codes_.back().get()}},
+         {"mul", floats({outputs})},
+         {"bias", floats({outputs})}});
+  }
+
+  std::mt19937 random_;
+  std::vector<std::unique_ptr<float[]>> floats_;
+  std::vector<std::unique_ptr<int8_t[]>> codes_;
+  std::string last_;
+  int upscale_;
+};
+
+bool same_everywhere(unsigned seed) {
+  Network net(seed);
+  const int height = net.pick(1, 20), width = net.pick(1, 20);
+  const std::vector<float> wanted = net.run("ref", 1, height, width);
+  for (const std::string& isa : quantsr::available_isas())
+    for (int threads : {1, 3}) {
+      const std::vector<float> got = net.run(isa, threads, height, width);
+      if (std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) != 0) {
+        std::printf("seed %u: %s with %d threads differs from ref\n", seed, isa.c_str(), threads);
+        return false;
+      }
+    }
+  return true;
+}
+
+// Damage must be noticed at construction, or be harmless.
+bool refuses_damage(unsigned seed) {
+  Network net(seed);
+  Op& op = net.ops[size_t(net.pick(0, int(net.ops.size()) - 1))];
+  switch (net.pick(0, 4)) {
+    case 0: op.inputs[0] = net.output(); break;
+    case 1: op.attrs["upscale"] = 3; break;
+    case 2: op.kind = "relu"; break;
+    case 3:
+      for (auto& entry : op.tensors) entry.second.shape[0] -= 1;
+      if (op.tensors.empty()) op.output = "image";
+      break;
+    default:
+      for (auto& entry : op.attrs) entry.second = 1e300;
+      if (op.attrs.empty()) op.inputs.push_back("image");
+  }
+  try {
+    net.run("", 1, 3, 3);
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return op.kind == "relu" || op.kind == "pixel_shuffle";  // a legal program after all
+}
+
+}  // namespace
+
+int main() {
+  int failures = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) failures += !same_everywhere(seed);
+  for (unsigned seed = 0; seed < 300; ++seed)
+    if (!refuses_damage(seed)) std::printf("seed %u: damage was not refused\n", seed), ++failures;
+  std::printf("%d failures\n", failures);
+  return failures != 0;
+}

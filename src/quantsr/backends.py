@@ -1,0 +1,49 @@
+"""The ways to execute a packed model, for parity checks: the engine, the numpy reference, and PyTorch."""
+
+from collections.abc import Callable
+
+from quantsr import images
+from quantsr.evaluate import Upscaler
+from quantsr.images import UInt8
+from quantsr.packing.ops import PackedModel
+
+
+def engine(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+    """The native engine."""
+    from quantsr.model import Model
+
+    model = Model(packed, threads)
+    return lambda image: model.upscale(image, depth=depth)
+
+
+def reference(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+    """The numpy interpreter: slow."""
+    from quantsr import reference
+
+    program = packed.programs[depth]
+    return lambda image: images.to_uint8(reference.run(program, packed.tensors, images.to_float(image)))
+
+
+def torch(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+    """The fake-quantized PyTorch network, float32."""
+    import torch
+
+    from quantsr.packing.lift import lift
+
+    torch.set_num_threads(threads)
+    network = lift(packed)
+
+    @torch.no_grad()
+    def upscale(image: UInt8) -> UInt8:
+        x = torch.from_numpy(images.to_float(image)).permute(2, 0, 1)[None]
+        sr = network(x, depth=depth)[0].permute(1, 2, 0).numpy()  # (H*s, W*s, 3)
+        return images.to_uint8(sr)
+
+    return upscale
+
+
+BACKENDS: dict[str, Callable[[PackedModel, str, int], Upscaler]] = {
+    "engine": engine,
+    "reference": reference,
+    "torch": torch,
+}

@@ -1,0 +1,90 @@
+"""Checkpoints: one safetensors file each, written atomically; never pickle.
+
+Tensor names: `model.*` the trained weights, `ema.*` their average, `optim.<field>.<parameter>` Adam's state.
+Metadata: `config` and `state` as JSON. A file of weights alone (what a run exports) has only `ema.*`.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quantsr import config as configs
+from quantsr.config import ModelConfig, TrainConfig
+from quantsr.files import write_atomically
+from quantsr.models import MODELS
+from quantsr.quant import quantize
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+@dataclass
+class Checkpoint:
+    """tensors by prefixed name; state: step, ranking and what else the loop must remember."""
+
+    config: TrainConfig
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under `prefix.`, without it."""
+        return {n[len(prefix) + 1 :]: t for n, t in self.tensors.items() if n.startswith(prefix + ".")}
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint. Raises CheckpointError rather than store a non-finite value."""
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {name} holds a non-finite value; not saved")
+    metadata = {"config": json.dumps(checkpoint.config.to_dict()), "state": json.dumps(checkpoint.state)}
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in checkpoint.tensors.items()}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint. Raises CheckpointError if it is missing, torn or not one of ours."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config, state = json.loads(metadata["config"]), json.loads(metadata["state"])
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+    return Checkpoint(configs.from_dict(config), state, tensors)
+
+
+def saved_steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    found = [p for p in folder.glob("checkpoint-*.safetensors") if re.fullmatch(r"checkpoint-\d+", p.stem)]
+    return sorted(found, key=lambda p: int(p.stem.rpartition("-")[2]), reverse=True)
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """A fresh float network."""
+    if config.backbone not in MODELS:
+        raise configs.ConfigError(f"model.backbone: got {config.backbone!r}, wanted one of {', '.join(MODELS)}")
+    return MODELS[config.backbone](
+        upscale=config.upscale, channels=config.channels, blocks=config.blocks, upsampler=config.upsampler
+    )
+
+
+def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
+    """The averaged network of a checkpoint, in eval mode, quantized if the run was, and the checkpoint itself."""
+    checkpoint = load(path)
+    network = build(checkpoint.config.model)
+    if checkpoint.config.quant is not None:
+        quantize(network, checkpoint.config.quant)
+    try:
+        network.load_state_dict(checkpoint.part("ema"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    network.set_ranking(checkpoint.state["ranking"])  # type: ignore[operator]
+    return network.eval(), checkpoint

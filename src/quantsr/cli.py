@@ -1,0 +1,62 @@
+"""The command line: one dict of subcommands.
+
+Exit codes: 0 all done, 1 unexpected error, 2 usage, 3 some files failed, 4 nothing could be done, 5 no space or no
+permission, 130 interrupted.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+
+from quantsr.commands import evaluate, info, models, pack, train, upscale
+from quantsr.commands.common import Failure
+
+COMMANDS = {
+    "upscale": upscale,
+    "models": models,
+    "info": info,
+    "evaluate": evaluate,
+    "train": train,
+    "pack": pack,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except Failure as failure:
+        print(f"quantsr: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        print("quantsr: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"quantsr: {error}", file=sys.stderr)
+        return 5
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quantsr", description="Super-resolution with 2 to 4 bit networks.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=command.__doc__)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def _version() -> str:
+    from quantsr import __version__
+
+    return f"quantsr {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The subcommands: a module each, with `add_arguments(parser)` and `run(args) -> exit code`."""

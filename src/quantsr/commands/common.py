@@ -1,0 +1,43 @@
+"""What the commands share: failures with an exit code, and common options."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from quantsr.zoo import UnknownModelError
+
+USAGE, SOME_FAILED, NONE_DONE = 2, 3, 4
+
+
+class Failure(Exception):
+    """Ends the command with one line on stderr and an exit code."""
+
+    def __init__(self, message: object, code: int) -> None:
+        super().__init__(str(message))
+        self.code = code
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds (and unknown model names) are the user's: exit code 2."""
+    try:
+        yield
+    except (UnknownModelError, *kinds) as error:
+        raise Failure(error, USAGE) from error
+
+
+def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("-n", "--model", required=required, help="a bundled model's name, or a packed file")
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
+    return value
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")

@@ -1,0 +1,187 @@
+"""Settings of a training run: typed, checked, read strictly from TOML.
+
+An unknown key is an error that names the nearest known one. Every setting is written into each checkpoint.
+"""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantsr.quant.config import QuantConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; says where, what was got and what was wanted."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The float backbone."""
+
+    backbone: str = "edsr"  # a key of MODELS
+    upscale: int = 4  # 2, 3 or 4
+    channels: int = 64  # width of the body
+    blocks: int = 16  # residual blocks at full depth
+    upsampler: str = "direct"  # "direct" or "paper"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training photographs and how patches are cut from them."""
+
+    photos: str = "photos"  # folder of photographs, relative to the working directory
+    cache: str = "cache"  # folder for decoded HR and LR arrays; safe to delete
+    holdout: int = 24  # every n-th photograph by name validates and never trains
+    patch: int = 32  # LR pixels on a side
+    batch: int = 16  # patch pairs in a step
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam, its schedule, and averaging."""
+
+    steps: int = 8000  # optimiser steps in the whole run
+    learning_rate: float = 1e-3  # peak, of weights and biases
+    quantizer_rate: float = 0.1  # learning rate of quantizer steps and shifts, relative to the weights'
+    warmup: int = 200  # steps of linear rise from 0
+    schedule: str = "cosine"  # "cosine" to `final_rate`, or "step" at `milestones`
+    final_rate: float = 0.01  # last learning rate, relative to the peak (cosine)
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.9])  # shares of the run (step)
+    step_factor: float = 0.5  # what each milestone multiplies (step)
+    beta2: float = 0.999  # Adam's second moment decay
+    gradient_clip: float = 1.0  # largest gradient norm; 0 is off
+    ema: float = 0.999  # decay of the averaged weights, which are the ones validated and exported
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Distillation: loss = (1 - weight) * L1(sr, hr) + weight * L1(sr, teacher)."""
+
+    weights: str = ""  # a checkpoint of ours, or RLFN's .pth; empty: no teacher
+    kind: str = "checkpoint"  # "checkpoint" or "rlfn"
+    weight: float = 0.5  # share of the teacher in the loss
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run itself."""
+
+    folder: str = "run"  # checkpoints, log and exported weights
+    init: str = ""  # checkpoint whose weights to start from; body weights are taken over between upscales
+    depths: list[str] = field(default_factory=lambda: ["full"])  # DQA stage two: ["full", "half", "quarter"]
+    depth_weights: list[float] = field(default_factory=list)  # loss weight of each depth; empty: equal
+    seed: int = 0  # of initial weights and of every batch
+    device: str = "cpu"  # "cpu" or "cuda"
+    threads: int = 0  # CPU threads; 0: torch's default
+    bf16: bool = True  # bfloat16 autocast
+    compile: bool = False  # torch.compile the blocks
+    calibration_batches: int = 8  # batches that decide signedness and first steps
+    log_every: int = 50  # steps between log lines
+    validate_every: int = 1000  # steps between validations
+    checkpoint_every: int = 500  # steps between checkpoints
+    keep: int = 2  # newest checkpoints kept
+    max_bad_steps: int = 10  # non-finite steps in a row that are skipped before the run stops
+    tensorboard: bool = False  # also write TensorBoard events (extra `log`)
+
+
+_SMALLEST = (
+    (1, "optim", "steps"),
+    (0, "optim", "warmup"),
+    (1, "data", "patch batch"),
+    (1, "run", "calibration_batches log_every validate_every checkpoint_every keep"),
+    (0, "run", "seed threads max_bad_steps"),
+)  # value, section, fields
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run needs. Without [quant] the network stays float."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: QuantConfig | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.optim.schedule in ("cosine", "step"), "optim.schedule", self.optim.schedule, '"cosine" or "step"')
+        _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
+        _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
+        _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
+        _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
+        _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
+        weights = self.run.depth_weights
+        _require(len(weights) in (0, len(self.run.depths)), "run.depth_weights", weights, "one per depth, or none")
+        rate = self.optim.learning_rate
+        _require(0 < rate < math.inf, "optim.learning_rate", rate, "a finite number above 0")
+        for smallest, section, names in _SMALLEST:
+            for name in names.split():
+                value = getattr(getattr(self, section), name)
+                _require(value >= smallest, f"{section}.{name}", value, f"{smallest} or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tables, as in the TOML file."""
+        tables = dataclasses.asdict(self)
+        return {name: table for name, table in tables.items() if table is not None}
+
+
+def load(path: Path) -> TrainConfig:
+    """Reads a TOML file. Raises ConfigError for bad syntax, an unknown key, a wrong type or a bad value."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return from_dict(tables)
+
+
+def from_dict(tables: dict[str, Any]) -> TrainConfig:
+    """A TrainConfig from plain tables; raises ConfigError."""
+    config: TrainConfig = _build(TrainConfig, tables, "")
+    return config
+
+
+def _build(kind: Any, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise ConfigError(f"[{where}]: got {table!r}, wanted a table")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        name = f"{where}.{key}" if where else key
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0)
+            raise ConfigError(f"unknown key {name!r}; the nearest known one is {near[0]!r}")
+        values[key] = _convert(hints[key], value, name)
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"[{where}]: {error}") from error
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if isinstance(hint, types.UnionType):  # "X | None": a missing table stays None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, name)
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{name}: got {value!r}, wanted a list")
+        return [_convert(typing.get_args(hint)[0], item, name) for item in value]
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{name}: got {value!r}, wanted {hint.__name__}")
+    return value
+
+
+def _require(condition: bool, name: str, got: Any, wanted: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name}: got {got!r}, wanted {wanted}")

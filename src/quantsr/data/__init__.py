@@ -1,0 +1,1 @@
+"""Training pairs from a folder of photographs, and the benchmark sets."""

@@ -1,0 +1,140 @@
+"""Training pairs cut from a folder of photographs.
+
+LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as plain arrays that are memory-mapped.
+Patches are drawn in proportion to their detail: flat sky teaches nothing. Batch `step` depends on (seed, step) alone,
+so a resumed run sees exactly what an unbroken one would have seen.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quantsr import images
+from quantsr.images import UInt8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One training picture: hr uint8 (H*s, W*s, 3) and lr uint8 (H, W, 3), memory-mapped."""
+
+    name: str
+    hr: UInt8
+    lr: UInt8
+
+
+def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[Photo]:
+    """All photographs directly in `folder`, by name, at least `smallest` LR pixels on each side.
+
+    Unreadable files are reported and skipped. Raises ValueError if nothing is left.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of photographs")
+    cache.mkdir(parents=True, exist_ok=True)
+    photos = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES):
+        try:
+            photo = _load(path, cache, upscale)
+        except images.ImageError as error:
+            log.warning("skipped: %s", error)
+            continue
+        if min(photo.lr.shape[:2]) < smallest:
+            log.warning("skipped: %s: LR side %d is under %d", path, min(photo.lr.shape[:2]), smallest)
+            continue
+        photos.append(photo)
+    if not photos:
+        raise ValueError(f"{folder}: no usable photograph, wanted some of {', '.join(images.SUFFIXES)}")
+    return photos
+
+
+def _load(path: Path, cache: Path, upscale: int) -> Photo:
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    hr_file, lr_file = cache / f"{key}.npy", cache / f"{key}.x{upscale}.npy"
+    if not hr_file.exists():
+        _save(hr_file, images.read(path))
+    hr = np.load(hr_file, mmap_mode="r")
+    if not lr_file.exists():
+        _save(lr_file, images.downscale(hr, upscale))
+    lr = np.load(lr_file, mmap_mode="r")
+    return Photo(path.name, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
+
+
+def _save(path: Path, array: UInt8) -> None:
+    # Beside, then renamed: a run that is killed here must not leave half a picture in the cache.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.save(file, array)
+    os.replace(file.name, path)
+
+
+class PatchSampler:
+    """Draws batches of augmented LR/HR patch pairs.
+
+    patch: LR pixels on a side. batch: pairs per batch. seed: of the whole run.
+    """
+
+    def __init__(self, photos: list[Photo], *, patch: int, batch: int, seed: int) -> None:
+        self.photos, self.patch, self.batch, self.seed = photos, patch, batch, seed
+        self.upscale = photos[0].hr.shape[0] // photos[0].lr.shape[0]
+        tables = [_detail(photo.lr, patch) for photo in photos]
+        self._cells = np.concatenate(
+            [np.insert(cells, 0, index, axis=1) for index, (cells, _) in enumerate(tables)]
+        )  # (cells, 3): photo, y, x
+        weights = np.concatenate([energy for _, energy in tables])
+        weights += 0.05 * weights.mean()  # smooth gradients must not be forgotten altogether
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch of a step: lr float32 (N, 3, P, P) and hr float32 (N, 3, P*s, P*s), RGB in [0, 1]."""
+        rng = np.random.default_rng((self.seed, step))
+        pairs = [self._draw(rng) for _ in range(self.batch)]
+        lr, hr = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*pairs, strict=True))
+        return _tensor(lr), _tensor(hr)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
+        cell = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._cells) - 1)
+        index, y, x = self._cells[cell]
+        photo, size, s = self.photos[index], self.patch, self.upscale
+        y = min(y + int(rng.integers(_stride(size))), photo.lr.shape[0] - size)
+        x = min(x + int(rng.integers(_stride(size))), photo.lr.shape[1] - size)
+        lr = photo.lr[y : y + size, x : x + size]
+        hr = photo.hr[y * s : (y + size) * s, x * s : (x + size) * s]
+        turn = int(rng.integers(8))
+        return _turned(lr, turn), _turned(hr, turn)
+
+
+def _stride(patch: int) -> int:
+    return max(1, patch // 4)
+
+
+def _detail(lr: UInt8, patch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Top-left corners (cells, 2) on a grid of a quarter patch, and the mean gradient magnitude of each patch."""
+    gray = lr.astype(np.float64).mean(axis=2)
+    gradient = np.zeros_like(gray)
+    gradient[1:] += np.abs(np.diff(gray, axis=0))
+    gradient[:, 1:] += np.abs(np.diff(gray, axis=1))
+    integral = np.pad(gradient, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    y = np.arange(0, lr.shape[0] - patch + 1, _stride(patch))[:, None]
+    x = np.arange(0, lr.shape[1] - patch + 1, _stride(patch))[None, :]
+    total = integral[y + patch, x + patch] - integral[y, x + patch] - integral[y + patch, x] + integral[y, x]
+    cells = np.stack(np.broadcast_arrays(y, x), axis=-1).reshape(-1, 2)
+    return cells, total.reshape(-1) / patch**2
+
+
+def _turned(patch: UInt8, turn: int) -> UInt8:
+    """One of the eight flips and rotations."""
+    turned = np.rot90(patch, turn % 4)
+    return turned[:, ::-1] if turn >= 4 else turned
+
+
+def _tensor(batch: UInt8) -> Tensor:
+    return torch.from_numpy(images.to_float(np.ascontiguousarray(batch)))

@@ -1,0 +1,118 @@
+"""The native engine seen from Python: a packed model made ready to run, and tiling for images that are too big."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsr import _native
+from quantsr.packing.ops import IMAGE_CHANNELS, Op, PackedModel, receptive_radius, weight_codes
+
+Array = NDArray[np.float32]
+
+
+class Engine:
+    """A packed model's program, compiled for this CPU.
+
+    packed: a checked model, as `quantsr.packing.read` returns it.
+    depth: which of its programs to run: "full", "half" or "quarter".
+    threads: 1 to 1024; None takes every CPU that this process may use.
+    isa: one of `available_isas()`; None takes $QUANTSR_ISA, or else the fastest. The result does not depend on it, nor on
+    threads, bit for bit.
+
+    Raises ValueError for a depth the model lacks, for threads or isa out of range, and for a program that breaks a rule.
+    Calls from several Python threads are safe; they run one after the other, without holding the GIL.
+    """
+
+    def __init__(
+        self, packed: PackedModel, depth: str = "full", threads: int | None = None, isa: str | None = None
+    ) -> None:
+        if depth not in packed.programs:
+            raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
+        program = packed.programs[depth]
+        ops = [_native_op(op, packed.tensors) for op in program.ops]
+        count = usable_cpus() if threads is None else threads
+        self._native = _native.Engine(ops, program.output, IMAGE_CHANNELS, count, isa or "")
+        self.depth = depth
+        self.upscale: int = self._native.upscale
+        self.threads: int = self._native.threads
+        self.isa: str = self._native.isa
+        self.halo: int = receptive_radius(program, packed.tensors)  # LR pixels
+
+    def __call__(self, image: Array, tile: int | None = None) -> Array:
+        """The upscaled image.
+
+        image: (H, W, 3) float32 RGB in [0, 1], any H and W from 1 on.
+        tile: side of the square parts to run one after the other, in pixels of `image`; None runs all at once. Each part is
+        run with a border of `halo` pixels around it, so the result is the same, bit for bit; memory is bounded by the tile,
+        except for the result.
+        Returns (upscale*H, upscale*W, 3) float32, not clamped. Raises ValueError for another shape or dtype, numbers that
+        are not finite, or tile < 1.
+        """
+        image = _checked(image)
+        if tile is None:
+            return self._run(image)
+        if tile < 1:
+            raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
+        h, w, _ = image.shape
+        s = self.upscale
+        out = np.empty((h * s, w * s, IMAGE_CHANNELS), np.float32)
+        for y, x in _corners(h, w, tile):
+            top, left = max(y - self.halo, 0), max(x - self.halo, 0)
+            bottom, right = min(y + tile, h), min(x + tile, w)
+            part = self._run(np.ascontiguousarray(image[top : bottom + self.halo, left : right + self.halo]))
+            kept = part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
+            out[y * s : bottom * s, x * s : right * s] = kept
+        return out
+
+    def describe(self) -> list[str]:
+        """One line per step: the ops fused into it and the kernel that runs it."""
+        return self._native.describe()
+
+    def step_seconds(self) -> list[float]:
+        """Seconds that each step of `describe()` took in the last run (of the last tile)."""
+        return self._native.step_seconds()
+
+    def _run(self, image: Array) -> Array:
+        h, w, _ = image.shape
+        out = np.empty((h * self.upscale, w * self.upscale, IMAGE_CHANNELS), np.float32)
+        self._native.run(image, out)
+        return out
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni"."""
+    return _native.available_isas()
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _native_op(op: Op, tensors: dict[str, np.ndarray]) -> "_native.OpTuple":
+    """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
+    arrays = {role: tensors[name] for role, name in op.tensors.items()}
+    if op.kind == "qconv2d":
+        arrays["weight"] = weight_codes(op, arrays["weight"])
+    return op.kind, list(op.inputs), op.output, {name: float(value) for name, value in op.attrs.items()}, arrays
+
+
+def _checked(image: Array) -> Array:
+    wanted = f"float32 (H, W, {IMAGE_CHANNELS})"
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image: wanted {wanted}, got {type(image).__name__}")
+    if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != IMAGE_CHANNELS or image.size == 0:
+        raise ValueError(f"image: wanted {wanted}, got {image.dtype} {image.shape}")
+    if not np.isfinite(image).all():
+        raise ValueError("image: wanted finite numbers, got NaN or infinity")
+    return np.ascontiguousarray(image)
+
+
+def _corners(height: int, width: int, tile: int) -> Iterator[tuple[int, int]]:
+    for y in range(0, height, tile):
+        for x in range(0, width, tile):
+            yield y, x

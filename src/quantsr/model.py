@@ -1,0 +1,67 @@
+"""A packed network, ready to upscale images. Never loads torch."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantsr import images, zoo
+from quantsr.engine import Engine
+from quantsr.images import UInt8
+from quantsr.packing.ops import PackedModel
+
+WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with the same result
+TILE = 512
+
+
+class Model:
+    """What `quantsr.load` returns. Engines of the depths are built when first used and kept.
+
+    threads: 1 or more, None for all cores.
+    """
+
+    def __init__(self, packed: PackedModel, threads: int | None = None) -> None:
+        self.packed, self.threads = packed, threads
+        self.engine = lru_cache(maxsize=None)(self._engine)
+
+    def _engine(self, depth: str) -> Engine:
+        if depth not in self.depths:
+            raise ValueError(f"got depth {depth!r}, wanted one of {', '.join(self.depths)}")
+        return Engine(self.packed, depth=depth, threads=self.threads)
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """The depths that the file holds, deepest first."""
+        order = self.packed.info["depths"]
+        return tuple(sorted(order, key=lambda depth: len(order[depth]), reverse=True))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Settings and origin of the network; keys as in docs/format.md."""
+        return dict(self.packed.info)
+
+    @property
+    def scale(self) -> int:
+        """How many times larger the result is on each side: 2, 3 or 4."""
+        return int(self.packed.info["upscale"])
+
+    def upscale(self, image: UInt8, depth: str = "full", tile: int | None = None) -> UInt8:
+        """uint8 RGB (H, W, 3), any size from 1x1 -> uint8 RGB (H*scale, W*scale, 3).
+
+        depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
+        changes the result. Raises ValueError for another dtype, shape or depth.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"got {image.dtype} {image.shape}, wanted uint8 RGB (H, W, 3)")
+        if tile is None and max(image.shape[:2]) > WHOLE_SIDE:
+            tile = TILE
+        return images.to_uint8(self.engine(depth)(images.to_float(image), tile=tile))
+
+
+def load(name_or_path: str | Path, threads: int | None = None) -> Model:
+    """A bundled model by name (see `quantsr models`) or a packed file.
+
+    Raises UnknownModelError, or a PackedModelError for a file that is not a sound packed model.
+    """
+    return Model(zoo.load_packed(name_or_path), threads)

@@ -1,0 +1,74 @@
+"""Ops -> model: a packed QuantSR-C as a PyTorch network again, for training on, for other programs, for parity checks.
+
+The inverse of `lower` up to float32 rounding of its products: scale = 1 / inv, shift = (offset + qmin) * scale.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantsr.models.edsr import EDSR
+from quantsr.packing.ops import FLOAT_BITS, Op, PackedModel, weight_codes
+from quantsr.quant import QuantConfig, QuantConv2d, quantize
+from quantsr.quant.rlq import RLQ
+
+
+def lift(packed: PackedModel) -> EDSR:
+    """The fake-quantized (or float) network of a packed model, in eval mode, on the CPU."""
+    info = packed.info
+    network = EDSR(
+        upscale=info["upscale"],
+        channels=info["channels"],
+        blocks=info["blocks"],
+        upsampler=info["upsampler"],
+        ranking=_ranking(info["depths"], info["blocks"]),
+    )
+    if info["weight_bits"] != FLOAT_BITS:
+        quantize(network, QuantConfig(info["weight_bits"], info["act_bits"], info["quantizer"], info["placement"]))
+    ops = {op.output: op for op in packed.programs["full"].ops}
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, QuantConv2d):
+                _fill_quantized(module, ops[name], ops[f"{name}.codes"], packed.tensors)
+            elif isinstance(module, nn.Conv2d):
+                weight = packed.tensors[ops[name].tensors["weight"]].transpose(0, 3, 1, 2)
+                module.weight.copy_(_tensor(weight))
+                _fill_bias(module, ops[name], packed.tensors)
+        for index, block in enumerate(network.body):
+            block.gain.fill_(float(ops[f"body.{index}"].attrs["gain"]))
+    return network.eval()
+
+
+def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
+    """A ranking that keeps the same blocks at every depth the file has: the shallower nets first."""
+    ranking: list[int] = []
+    for kept in sorted(depths.values(), key=len):
+        ranking += [block for block in kept if block not in ranking]
+    return ranking + [block for block in range(blocks) if block not in ranking]
+
+
+def _fill_quantized(layer: QuantConv2d, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
+    act_scale = 1 / float(codes.attrs["inv"])
+    zero = int(conv.attrs["zero"])
+    weight_scale = float(tensors[conv.tensors["mul"]][0]) / act_scale
+    weight = weight_codes(conv, tensors[conv.tensors["weight"]]).transpose(0, 3, 1, 2)
+    layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale))
+    _fill_bias(layer, conv, tensors)
+    _fill_quantizer(layer.weight_quantizer, weight_scale, signed=True)
+    _fill_quantizer(layer.act_quantizer, act_scale, signed=zero > 0)
+    layer.act_quantizer.shift.copy_(_tensor((tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale))
+
+
+def _fill_bias(layer: nn.Conv2d, op: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
+    assert layer.bias is not None
+    layer.bias.copy_(_tensor(tensors[op.tensors["bias"]]))
+
+
+def _fill_quantizer(quantizer: RLQ, scale: float, *, signed: bool) -> None:
+    quantizer.scale.fill_(scale)
+    quantizer.signed, quantizer.calibrated = signed, True
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32))

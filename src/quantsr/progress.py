@@ -1,0 +1,96 @@
+"""What a training run tells: JSON lines for programs, a live line for people, TensorBoard if asked for."""
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quantsr.config import TrainConfig
+
+
+class RunLog:
+    """Context manager around a run. Appends to `folder`/log.jsonl; every line has "step" and "seconds"."""
+
+    def __init__(self, folder: Path, config: TrainConfig, resumed_at: int) -> None:
+        self._config, self._first = config, resumed_at
+        self._console = Console()
+        self._file = (folder / "log.jsonl").open("a", buffering=1)
+        self._board = _tensorboard(folder) if config.run.tensorboard else None
+        self._losses: list[float] = []
+        self._start = self._last = time.monotonic()
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=config.optim.steps, completed=resumed_at, speed="")
+
+    def __enter__(self) -> "RunLog":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def describe(self, quantized: list[str], photos: int, held_out: int) -> None:
+        """The first line: configuration, quantized layers, data, machine."""
+        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        data = {"photos": photos, "held_out": held_out}
+        self._write(self._first, {"config": self._config.to_dict(), "quantized_layers": quantized} | data | machine)
+        quant = self._config.quant
+        kind = f"W{quant.weight_bits}A{quant.act_bits} {quant.quantizer}, placement {quant.placement}" if quant else "float"
+        self._console.print(f"{kind}: {len(quantized)} quantized layers, {photos} photographs, {held_out} held out")
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """Called after every step; writes a line every `log_every` steps."""
+        self._losses.append(loss)
+        every = self._config.run.log_every
+        if step % every:
+            self._progress.update(self._task, completed=step)
+            return
+        now = time.monotonic()
+        speed = len(self._losses) / (now - self._last)
+        mean = sum(self._losses) / len(self._losses)
+        self._write(step, {"loss": mean, "learning_rate": rate, "steps_per_second": round(speed, 3)})
+        self._scalars(step, {"loss": mean, "learning_rate": rate})
+        self._progress.update(self._task, completed=step, speed=f"{speed:.2f} step/s  loss {mean:.5f}")
+        self._losses.clear()
+        self._last = now
+
+    def validation(self, step: int, psnr: dict[str, float]) -> None:
+        """PSNR of each depth."""
+        self._write(step, {"psnr": psnr})
+        self._scalars(step, {f"psnr/{depth}": value for depth, value in psnr.items()})
+        left = self._config.optim.steps - step
+        seconds = (time.monotonic() - self._start) / max(1, step - self._first) * left
+        scores = ", ".join(f"{depth} {value:.3f} dB" for depth, value in psnr.items())
+        self._console.print(f"step {step}: {scores}; {seconds / 60:.0f} min left")
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._start, 1)
+        self._file.write(json.dumps({"step": step, "seconds": seconds} | values) + "\n")
+
+    def _scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("run.tensorboard needs the extra `log`: pip install 'quantsr[log]'") from error
+    return SummaryWriter(str(folder))

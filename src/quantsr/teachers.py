@@ -1,0 +1,29 @@
+"""Frozen networks that others learn from."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantsr import checkpoint
+from quantsr.config import TeacherConfig
+from quantsr.models.rlfn import RLFN
+
+
+def load_teacher(config: TeacherConfig, device: torch.device) -> nn.Module:
+    """The teacher in eval mode, without gradients. Raises CheckpointError if its file does not fit its kind."""
+    path = Path(config.weights)
+    network = _rlfn(path) if config.kind == "rlfn" else checkpoint.load_network(path)[0]
+    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def _rlfn(path: Path) -> RLFN:
+    try:
+        # The file is a pickle: tensors only, nothing that could run.
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        network = RLFN()
+        network.load_state_dict(weights)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise checkpoint.CheckpointError(f"{path}: not RLFN x4 weights ({error})") from error
+    return network

@@ -1,0 +1,43 @@
+"""The models that come with the package."""
+
+from pathlib import Path
+
+from quantsr.packing.file import read
+from quantsr.packing.ops import PackedModel
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class UnknownModelError(ValueError):
+    """No bundled model and no file has this name."""
+
+
+def bundled() -> list[str]:
+    """Names of the bundled models, such as "quantsr-c-x4-w4a4", sorted."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def default_name(upscale: int) -> str:
+    """The bundled model used when only a scale is given. Raises UnknownModelError if there is none."""
+    name = f"quantsr-c-x{upscale}-w4a4"
+    if name not in bundled():
+        raise UnknownModelError(f"got scale {upscale}, but no model of that scale is bundled; have {_names()}")
+    return name
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a bundled model or of a path. Raises UnknownModelError."""
+    if str(name_or_path) in bundled():
+        return WEIGHTS / f"{name_or_path}.safetensors"
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    raise UnknownModelError(f"got model {str(name_or_path)!r}, wanted a file or one of {_names()}")
+
+
+def load_packed(name_or_path: str | Path) -> PackedModel:
+    """A checked packed model; raises UnknownModelError or a PackedModelError."""
+    return read(find(name_or_path))
+
+
+def _names() -> str:
+    return ", ".join(bundled()) or "(none bundled)"

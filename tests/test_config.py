@@ -1,0 +1,150 @@
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantsr import checkpoint
+from quantsr import config as configs
+from quantsr.config import ConfigError, TrainConfig
+from quantsr.models.depth import kept_blocks
+from quantsr.quant import QuantConfig, quantize
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+SECTIONS = [configs.ModelConfig, configs.DataConfig, configs.OptimConfig, configs.TeacherConfig, configs.RunConfig]
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "empty.toml"
+    path.touch()
+    assert configs.load(path) == TrainConfig()
+    assert TrainConfig().quant is None
+
+
+def test_values_reach_their_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[model]\nupscale = 2\n[quant]\nweight_bits = 2\n[optim]\nlearning_rate = 1\n[run]\ndepths = ["full", "half"]\n'
+    )
+    config = configs.load(path)
+    assert (config.model.upscale, config.optim.learning_rate, config.run.depths) == (2, 1.0, ["full", "half"])
+    assert type(config.optim.learning_rate) is float
+    assert config.quant == QuantConfig(weight_bits=2)
+
+
+@pytest.mark.parametrize(
+    "tables,unknown,nearest",
+    [
+        ({"optim": {"learning_rat": 1e-3}}, "optim.learning_rat", "learning_rate"),
+        ({"quant": {"weights_bits": 4}}, "quant.weights_bits", "weight_bits"),
+        ({"run": {"checkpoints_every": 4}}, "run.checkpoints_every", "checkpoint_every"),
+        ({"optimizer": {}}, "optimizer", "optim"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], unknown: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{unknown}'; the nearest known one is '{nearest}'"):
+        configs.from_dict(tables)
+
+
+@pytest.mark.parametrize(
+    "section,key,value,wanted",
+    [
+        ("model", "upscale", "4", "int"),
+        ("model", "upscale", 4.0, "int"),
+        ("model", "upscale", True, "int"),
+        ("model", "upsampler", 4, "str"),
+        ("run", "bf16", 1, "bool"),
+        ("optim", "learning_rate", "fast", "float"),
+        ("optim", "learning_rate", True, "float"),
+        ("optim", "milestones", 0.5, "a list"),
+        ("optim", "milestones", ["half"], "float"),
+        ("run", "depths", [1], "str"),
+        ("quant", "weight_bits", "2", "int"),
+    ],
+)
+def test_a_wrong_type_is_refused(section: str, key: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}: got .*, wanted {wanted}"):
+        configs.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize("section", ["model", "quant"])
+def test_a_section_must_be_a_table(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[{section}\]: got 3, wanted a table"):
+        configs.from_dict({section: 3})
+
+
+@pytest.mark.parametrize(
+    "section,key,value",
+    [
+        ("optim", "schedule", "linear"), ("optim", "steps", 0), ("optim", "ema", 1.0), ("optim", "ema", float("nan")),
+        ("optim", "learning_rate", 0.0), ("optim", "learning_rate", float("nan")), ("optim", "warmup", -1),
+        ("data", "holdout", 1), ("data", "patch", 0), ("data", "batch", 0),
+        ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5),
+        ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "keep", 0), ("run", "seed", -1),
+        ("run", "log_every", 0), ("run", "validate_every", 0), ("run", "checkpoint_every", 0),
+        ("run", "calibration_batches", 0), ("run", "max_bad_steps", -1), ("run", "threads", -1),
+        ("quant", "weight_bits", 1), ("quant", "act_bits", 5), ("quant", "temperature", -1.0),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.*got .*wanted"):
+        configs.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize("content", ["[model", "steps = = 1", "\xff"], ids=["bracket", "syntax", "encoding"])
+def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        configs.load(path)
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        configs.load(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("quant", [None, QuantConfig(weight_bits=2, act_bits=3, temperature=0.0)], ids=["float", "W2A3"])
+def test_tables_round_trip(quant: QuantConfig | None) -> None:
+    optim = configs.OptimConfig(schedule="step", milestones=[0.25])
+    run = configs.RunConfig(depths=["full", "half"], depth_weights=[0.75, 0.25])
+    config = TrainConfig(quant=quant, optim=optim, run=run)
+    assert configs.from_dict(config.to_dict()) == config
+
+
+def test_to_dict_covers_every_field() -> None:
+    tables = TrainConfig(quant=QuantConfig()).to_dict()
+    assert {name: set(table) for name, table in tables.items()} == {
+        field.name: {inner.name for inner in dataclasses.fields(kind)}
+        for field, kind in zip(
+            dataclasses.fields(TrainConfig),
+            [SECTIONS[0], QuantConfig, *SECTIONS[1:]],
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, QuantConfig], ids=lambda kind: kind.__name__)
+def test_every_field_has_a_line_of_doc(section: type) -> None:
+    assert section.__doc__
+    lines = inspect.getsource(section).splitlines()
+    for field in dataclasses.fields(section):  # type: ignore[arg-type]
+        (line,) = (text for text in lines if re.match(rf"    {field.name}: ", text))
+        assert re.search(r"  # \S+.{8,}", line), f"{section.__name__}.{field.name} says nothing of itself"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_load(recipe: Path) -> None:
+    config = configs.load(recipe)
+    network = checkpoint.build(config.model)
+    assert config.quant is None or quantize(network, config.quant)
+    for depth in config.run.depths:
+        assert kept_blocks(depth, network.ranking)  # type: ignore[arg-type]
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.backbone: got 'vgg', wanted one of edsr"):
+        checkpoint.build(configs.ModelConfig(backbone="vgg"))

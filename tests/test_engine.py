@@ -1,0 +1,494 @@
+"""The native engine against plain numpy, against `reference`, and against itself."""
+
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from quantsr import _native, reference
+from quantsr.engine import Engine, available_isas
+from quantsr.packing import bits
+from quantsr.packing.ops import Op, PackedModel, Program, trace
+
+ISAS = available_isas()
+SIZES = [(1, 1), (1, 2), (3, 5), (6, 12), (13, 18), (22, 31), (67, 35)]
+FILLS = ["random", "min", "max", "extremes", "mostly_min", "mostly_max"]
+
+
+def fill(rng, kind, low, high, shape):
+    """Integers in low..high; the patterns drive sums to where overflow would show."""
+    if kind == "random":
+        return rng.integers(low, high + 1, shape)
+    share = {"min": 0.0, "max": 1.0, "extremes": 0.5, "mostly_min": 0.03, "mostly_max": 0.97}[kind]
+    return np.where(rng.random(shape) < share, high, low)
+
+
+def run_native(ops, output, image, isa, threads=1):
+    engine = _native.Engine(ops, output, image.shape[2], threads, isa)
+    h, w, _ = image.shape
+    out = np.empty((h * engine.upscale, w * engine.upscale, engine.output_channels), np.float32)
+    engine.run(np.ascontiguousarray(image, np.float32), out)
+    return out
+
+
+def integer_conv(codes, weights, zero):
+    """sum (a - zero) * w with padding a = zero, tap by tap in int64."""
+    (h, w, _), (o, k, _, _) = codes.shape, weights.shape
+    padded = np.full((h + k - 1, w + k - 1, codes.shape[2]), zero, np.int64)
+    padded[k // 2 : k // 2 + h, k // 2 : k // 2 + w] = codes
+    acc = np.zeros((h, w, o), np.int64)
+    for ky, kx in itertools.product(range(k), range(k)):
+        # float64 products and sums of these integers are exact
+        acc += ((padded[ky : ky + h, kx : kx + w] - zero).astype(float) @ weights[:, ky, kx].T.astype(float)).astype(int)
+    return acc
+
+
+def qconv_ops(weights, weight_bits, act_bits, zero, mul=None, bias=None):
+    """image -> codes -> qconv2d; the quantizer takes integers as they are."""
+    o, k, _, i = weights.shape
+    attrs = {"in_channels": i, "out_channels": o, "kernel": k, "weight_bits": weight_bits, "act_bits": act_bits}
+    tensors = {
+        "weight": weights.astype(np.int8),
+        "mul": np.ones(o, np.float32) if mul is None else mul,
+        "bias": np.zeros(o, np.float32) if bias is None else bias,
+    }
+    levels = {"inv": 1.0, "levels": 2.0**act_bits - 1}
+    return [
+        ("quantize", ["image"], "a", levels, {"offset": np.zeros(i, np.float32)}),
+        ("qconv2d", ["a"], "y", {**attrs, "zero": zero}, tensors),
+    ]
+
+
+def assert_exact(rng, isa, size, channels, outputs, kernel, weight_bits, act_bits, signed, a_fill, w_fill):
+    zero = 2 ** (act_bits - 1) if signed else 0
+    half = 2 ** (weight_bits - 1)
+    codes = fill(rng, a_fill, 0, 2**act_bits - 1, (*size, channels))
+    weights = fill(rng, w_fill, -half, half - 1, (outputs, kernel, kernel, channels))
+    got = run_native(qconv_ops(weights, weight_bits, act_bits, zero), "y", codes, isa)
+    np.testing.assert_array_equal(got, integer_conv(codes, weights, zero))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("weight_bits", [2, 3, 4])
+@pytest.mark.parametrize("act_bits", [2, 3, 4])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_qconv_sums_are_exact_for_all_extremes(isa, weight_bits, act_bits, signed):
+    rng = np.random.default_rng(1)
+    for a_fill, w_fill in itertools.product(FILLS, FILLS):
+        assert_exact(rng, isa, (5, 8), 64, 64, 3, weight_bits, act_bits, signed, a_fill, w_fill)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_qconv_sums_are_exact_for_all_sizes(isa, kernel, size):
+    rng = np.random.default_rng(2)
+    for channels, outputs in [(1, 1), (3, 17), (16, 16), (20, 48), (64, 64), (60, 33), (65, 100)]:
+        assert_exact(rng, isa, size, channels, outputs, kernel, 4, 4, True, "random", "random")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [128, 200, 520])
+def test_qconv_sums_do_not_overflow_in_deep_layers(isa, channels):
+    rng = np.random.default_rng(3)
+    for kernel, a_fill, w_fill in itertools.product([1, 3], ["max", "min"], ["min", "max", "mostly_min"]):
+        assert_exact(rng, isa, (3, 4), channels, 20, kernel, 4, 4, True, a_fill, w_fill)
+
+
+def conv_ops(rng, channels, outputs, kernel):
+    weight = rng.standard_normal((outputs, kernel, kernel, channels)).astype(np.float32)
+    bias = rng.standard_normal(outputs).astype(np.float32)
+    return [("conv2d", ["image"], "y", {}, {"weight": weight, "bias": bias})], weight, bias
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (13, 19), (25, 40)], ids=str)
+def test_conv2d_gives_the_same_bytes_everywhere_and_is_close_to_the_sum(kernel, size):
+    rng = np.random.default_rng(4)
+    for channels, outputs in [(1, 1), (3, 64), (17, 30), (64, 48), (20, 81)]:
+        ops, weight, bias = conv_ops(rng, channels, outputs, kernel)
+        image = rng.standard_normal((*size, channels)).astype(np.float32)
+        results = [run_native(ops, "y", image, isa) for isa in ISAS]
+        assert len({r.tobytes() for r in results}) == 1
+        exact = reference._conv(image.astype(float), weight.astype(float)) + bias
+        size_of_terms = reference._conv(abs(image).astype(float), abs(weight).astype(float)) + abs(bias)
+        # every one of the K*K*I fused steps rounds a partial sum of at most that size
+        assert (abs(results[0] - exact) <= (kernel**2 * channels + 1) * 2**-24 * size_of_terms).all()
+
+
+# --- whole programs ---
+
+
+class Builder:
+    """Grows a random program op by op; every op reads values that exist, often the last one."""
+
+    def __init__(self, rng, with_conv2d):
+        self.rng, self.with_conv2d = rng, with_conv2d
+        self.ops, self.tensors, self.channels, self.free = [], {}, {"image": 3}, ["image"]
+
+    def floats(self, count, scale=1.0, shift=0.0):
+        name = f"t{len(self.tensors)}"
+        self.tensors[name] = (self.rng.standard_normal(count) * scale + shift).astype(np.float32)
+        return name
+
+    def add(self, kind, inputs, channels, attrs=None, tensors=None):
+        name = f"v{len(self.ops)}"
+        self.ops.append(Op(kind, tuple(inputs), name, attrs or {}, tensors or {}))
+        self.channels[name] = channels
+        self.free = [v for v in self.free if v not in inputs] + [name]
+        return name
+
+    def qconv(self, x, outputs):
+        channels, kernel = self.channels[x], int(self.rng.choice([1, 3]))
+        wb, ab = (int(b) for b in self.rng.integers(2, 5, 2))
+        zero = int(self.rng.choice([0, 2 ** (ab - 1)]))
+        inv = float(np.float32(self.rng.choice([-1, 1]) * self.rng.uniform(0.5, 4)))
+        offset = self.floats(channels, 0.5, zero)
+        a = self.add("quantize", [x], channels, {"inv": inv, "levels": 2**ab - 1}, {"offset": offset})
+        self.free.remove(a)
+        codes = self.rng.integers(0, 2**wb, outputs * kernel * kernel * channels).astype(np.uint8)
+        packed = f"t{len(self.tensors)}"
+        self.tensors[packed] = bits.pack(codes, wb)
+        attrs = {"in_channels": channels, "out_channels": outputs, "kernel": kernel}
+        attrs |= {"weight_bits": wb, "act_bits": ab, "zero": zero}
+        tensors = {"weight": packed, "mul": self.floats(outputs, 0.02), "bias": self.floats(outputs)}
+        return self.add("qconv2d", [a], outputs, attrs, tensors)
+
+    def conv2d(self, x, outputs):
+        kernel = int(self.rng.choice([1, 3, 5]))
+        weight = self.floats((outputs, kernel, kernel, self.channels[x]), 0.1)
+        return self.add("conv2d", [x], outputs, {}, {"weight": weight, "bias": self.floats(outputs)})
+
+    def residual(self, skip, branch):
+        return self.add("residual", [skip, branch], self.channels[skip], {"gain": float(np.float32(self.rng.uniform()))})
+
+    def grow(self):
+        names = [v for v in self.channels if self.ops == [] or v != "image"]
+        codes = {op.output for op in self.ops if op.kind == "quantize"}
+        names = [v for v in names if v not in codes]
+        x = names[-1] if self.rng.random() < 0.7 else str(self.rng.choice(names))
+        kind = self.rng.choice(["qconv", "qconv", "relu", "affine", "residual", "conv2d"])
+        outputs = int(self.rng.choice([self.channels[x], self.rng.integers(1, 40), 64]))
+        if kind == "qconv" or (kind == "conv2d" and not self.with_conv2d):
+            self.qconv(x, outputs)
+        elif kind == "conv2d":
+            self.conv2d(x, outputs)
+        elif kind == "relu":
+            self.add("relu", [x], self.channels[x])
+        elif kind == "affine":
+            c = self.channels[x]
+            self.add("affine", [x], c, {}, {"scale": self.floats(c), "offset": self.floats(c)})
+        else:
+            fitting = [v for v in names if self.channels[v] == self.channels[x]]
+            self.residual(*self.rng.permutation([str(self.rng.choice(fitting)), x]).tolist())
+
+    def finish(self, upscale):
+        """Join all loose ends and shuffle up to three channels."""
+        outputs = 3 * upscale * upscale
+        ends = [self.qconv(v, outputs) for v in list(self.free)]
+        total = ends[0]
+        for end in ends[1:]:
+            total = self.residual(total, end)
+        output = self.add("pixel_shuffle", [total], 3, {"upscale": upscale})
+        return Program(tuple(self.ops), output)
+
+
+def random_model(seed, with_conv2d):
+    rng = np.random.default_rng(seed)
+    builder = Builder(rng, with_conv2d)
+    for _ in range(int(rng.integers(1, 14))):
+        builder.grow()
+    program = builder.finish(int(rng.choice([2, 3, 4])))
+    list(trace(program, builder.tensors))  # the generator makes only legal programs
+    return PackedModel({}, {"full": program}, builder.tensors)
+
+
+def random_image(seed):
+    rng = np.random.default_rng(seed)
+    h, w = rng.integers(1, 30, 2)
+    return rng.random((h, w, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_programs_equal_the_reference(seed):
+    model, image = random_model(seed, with_conv2d=False), random_image(seed)
+    expected = reference.run(model.programs["full"], model.tensors, image)
+    for isa in ISAS:
+        np.testing.assert_array_equal(Engine(model, threads=1, isa=isa)(image), expected, err_msg=isa)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_programs_give_the_same_bytes_however_they_run(seed):
+    model, image = random_model(seed, with_conv2d=True), random_image(seed)
+    expected = Engine(model, threads=1, isa="ref")(image).tobytes()
+    tile = 1 + seed % 9
+    for isa, threads in itertools.product(ISAS, [1, 2]):
+        engine = Engine(model, threads=threads, isa=isa)
+        assert engine(image).tobytes() == expected, (isa, threads)
+        if isa != "ref":
+            assert engine(image, tile=tile).tobytes() == expected, (isa, threads, tile)
+            assert engine(image).tobytes() == expected, "after another size"
+
+
+def pass_through(kind, tap=1):
+    """A convolution of 2 channels that copies the pixel at (tap - 1, tap - 1)."""
+    eye = np.zeros((2, 3, 3, 2))
+    eye[[0, 1], tap, tap, [0, 1]] = 1
+    if kind == "qconv2d":
+        return qconv_ops(eye, 2, 4, 0)
+    return [("conv2d", ["image"], "y", {}, {"weight": eye.astype(np.float32), "bias": np.zeros(2, np.float32)})]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["conv2d", "qconv2d"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["image is the skip", "image is the branch"])
+def test_residual_of_a_convolution_and_its_own_input(isa, kind, swapped):
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 16, (9, 17, 2)).astype(np.float32)
+    skip, branch = ("y", "image") if swapped else ("image", "y")
+    ops = [*pass_through(kind, tap=0), ("residual", [skip, branch], "z", {"gain": 0.5}, {})]
+    # The result must not be the program's output yet: only values between can share memory.
+    ops += [("relu", ["z"], "out", {}, {})]
+    shifted = np.pad(image, ((1, 0), (1, 0), (0, 0)))[:-1, :-1]
+    wanted = shifted * 0.5 + image if swapped else image * 0.5 + shifted
+    np.testing.assert_array_equal(run_native(ops, "out", image, isa), wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantizer_rounds_halves_to_even_and_clamps(isa):
+    x = np.array([-1e30, -2.0, -0.5, 0.5, 1.5, 2.5, 3.5, 6.5, 14.5, 15.5, 1e30, 7.4999995], np.float32)
+    wanted = [0, 0, 0, 0, 2, 2, 4, 6, 14, 15, 15, 7]
+    image = np.stack([x, -x], -1)[None]
+    quantizer = ("quantize", ["y"], "a", {"inv": 1.0, "levels": 15}, {"offset": np.zeros(2, np.float32)})
+    last = [(op[0], ["a"], "z", *op[3:]) for op in pass_through("qconv2d")[1:]]
+    for ops in ([*pass_through("conv2d"), quantizer, *last], [("relu", ["image"], "y", {}, {}), quantizer, *last]):
+        got = run_native(ops, "z", image, isa)  # fused into the convolution, and on its own
+        np.testing.assert_array_equal(got[0, :, 0], wanted)
+
+
+def edsr(rng, channels=64, blocks=2, upscale=4):
+    """The shape of the shipped networks: float head and tail, low-bit body, long skip."""
+    b = Builder(rng, True)
+
+    def block_conv(x, zero):
+        c, codes = channels, rng.integers(0, 16, channels * channels * 9).astype(np.uint8)
+        offset = b.floats(c, 0.3, zero)
+        a = b.add("quantize", [x], c, {"inv": 4.0, "levels": 15}, {"offset": offset})
+        packed = f"t{len(b.tensors)}"
+        b.tensors[packed] = bits.pack(codes, 4)
+        attrs = {"in_channels": c, "out_channels": c, "kernel": 3, "weight_bits": 4, "act_bits": 4, "zero": zero}
+        return b.add("qconv2d", [a], c, attrs, {"weight": packed, "mul": b.floats(c, 0.002), "bias": b.floats(c, 0.1)})
+
+    def conv(x, outputs, kernel, scale):
+        weight = b.floats((outputs, kernel, kernel, b.channels[x]), scale)
+        return b.add("conv2d", [x], outputs, {}, {"weight": weight, "bias": b.floats(outputs, 0.1)})
+
+    head = stream = conv("image", channels, 3, 0.3)
+    for _ in range(blocks):
+        y = b.add("relu", [block_conv(stream, 8)], channels)
+        stream = b.add("residual", [stream, block_conv(y, 0)], channels, {"gain": 0.75})
+    y = conv(stream, channels, 3, 0.04)
+    y = b.add("residual", [head, y], channels, {"gain": 1.0})
+    y = conv(y, 3 * upscale**2, 5, 0.03)
+    out = b.add("pixel_shuffle", [y], 3, {"upscale": upscale})
+    return PackedModel({}, {"full": Program(tuple(b.ops), out)}, b.tensors)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return edsr(np.random.default_rng(7))
+
+
+def test_a_network_is_close_to_the_reference(model):
+    image = np.random.default_rng(8).random((24, 31, 3)).astype(np.float32)
+    expected = reference.run(model.programs["full"], model.tensors, image)
+    got = Engine(model)(image)
+    # A float sum at a rounding boundary may flip a code, and the flip spreads; otherwise float32 rounding remains.
+    assert got.shape == (96, 124, 3)
+    assert np.mean(abs(got - expected) > 1e-4) < 0.02
+    assert abs(got - expected).max() < 0.1
+
+
+def test_the_body_is_fused(model):
+    engine = Engine(model, isa="ref")
+    assert engine.describe() == [
+        "conv2d 3x3 3->64 + quantize: float_ref",
+        "qconv2d 3x3 64->64 W4A4 + relu + quantize: direct_ref",
+        "qconv2d 3x3 64->64 W4A4 + residual + quantize: direct_ref",
+        "qconv2d 3x3 64->64 W4A4 + relu + quantize: direct_ref",
+        "qconv2d 3x3 64->64 W4A4 + residual: direct_ref",
+        "conv2d 3x3 64->64 + residual: float_ref",
+        "conv2d 5x5 64->48: float_ref",
+        "pixel_shuffle",
+    ]
+    assert len(engine.step_seconds()) == 8
+
+
+def test_calls_from_several_threads(model):
+    engine, rng = Engine(model, threads=2), np.random.default_rng(9)
+    images = [rng.random((int(h), 9, 3)).astype(np.float32) for h in rng.integers(1, 20, 12)]
+    expected = [Engine(model, threads=1)(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(engine, images), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_can_use_the_parents_engine(model):
+    image = random_image(10)
+    engine = Engine(model, threads=2)
+    expected = engine(image)
+    child = os.fork()
+    if child == 0:
+        same = bool((engine(image) == expected).all())
+        del engine
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# --- errors ---
+
+
+def test_isa_from_the_environment(model, monkeypatch):
+    monkeypatch.setenv("QUANTSR_ISA", "ref")
+    assert Engine(model).isa == "ref"
+    assert Engine(model, isa=ISAS[-1]).isa == ISAS[-1]
+    monkeypatch.setenv("QUANTSR_ISA", "sse9")
+    with pytest.raises(ValueError, match="sse9"):
+        Engine(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": "third"}, "wanted one of full, got 'third'"),
+        ({"threads": 0}, r"wanted 1\.\.1024, got 0"),
+        ({"threads": 100000}, r"wanted 1\.\.1024, got 100000"),
+        ({"isa": "avx9"}, "avx9"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Engine(model, **arguments)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 4), np.float32),
+        np.zeros((0, 4, 3), np.float32),
+        np.full((4, 4, 3), np.nan, np.float32),
+        [[[0.0, 0.0, 0.0]]],
+    ],
+    ids=["float64", "uint8", "2d", "rgba", "empty", "nan", "list"],
+)
+def test_bad_images(model, image):
+    with pytest.raises(ValueError, match="image: wanted"):
+        Engine(model)(image)
+
+
+def test_bad_tile(model):
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        Engine(model)(random_image(0), tile=0)
+
+
+def test_strided_images_are_read_right(model):
+    engine, image = Engine(model), random_image(3)
+    np.testing.assert_array_equal(engine(image[::-1, ::2]), engine(image[::-1, ::2].copy()))
+
+
+def changed(index=1, attrs=None, tensors=None, **fields):
+    """A legal two-op program with one thing changed in the op at `index`."""
+    ops = qconv_ops(np.zeros((4, 3, 3, 2), np.int8), 4, 4, 8)
+    op = SimpleNamespace(**dict(zip(["kind", "inputs", "output", "attrs", "tensors"], ops[index], strict=True)))
+    op.attrs, op.tensors = {**op.attrs, **(attrs or {})}, {**op.tensors, **(tensors or {})}
+    for name, value in fields.items():
+        setattr(op, name, value)
+    ops[index] = (op.kind, op.inputs, op.output, op.attrs, op.tensors)
+    return ops
+
+
+F32 = np.float32
+BAD_PROGRAMS = {
+    "no ops": [],
+    "unknown kind": changed(kind="conv3d"),
+    "undefined input": changed(inputs=["b"]),
+    "reads itself": changed(inputs=["y"]),
+    "no input": changed(inputs=[]),
+    "two inputs": changed(inputs=["a", "a"]),
+    "float input": changed(inputs=["image"]),
+    "repeated name": changed(output="a"),
+    "another output": changed(output="z"),
+    "unused value": [("relu", ["image"], "b", {}, {}), *changed()],
+    "unknown attribute": changed(attrs={"stride": 1}),
+    "missing attribute": [changed()[0], ("qconv2d", ["a"], "y", {}, changed()[1][4])],
+    "unknown tensor": changed(tensors={"shift": np.zeros(4, F32)}),
+    "missing tensor": [changed()[0], (*changed()[1][:4], {"weight": np.zeros((4, 3, 3, 2), np.int8)})],
+    "in_channels": changed(attrs={"in_channels": 3}),
+    "out_channels": changed(attrs={"out_channels": 5}),
+    "out_channels huge": changed(attrs={"out_channels": 2.0**40}),
+    "out_channels nan": changed(attrs={"out_channels": float("nan")}),
+    "out_channels negative": changed(attrs={"out_channels": -4}),
+    "out_channels fraction": changed(attrs={"out_channels": 4.5}),
+    "kernel": changed(attrs={"kernel": 2}),
+    "weight_bits": changed(attrs={"weight_bits": 8}),
+    "act_bits": changed(attrs={"act_bits": 3}),
+    "zero": changed(attrs={"zero": 7}),
+    "weight range": changed(tensors={"weight": np.full((4, 3, 3, 2), 8, np.int8)}),
+    "weight dtype": changed(tensors={"weight": np.zeros((4, 3, 3, 2), F32)}),
+    "weight uint8": changed(tensors={"weight": np.zeros((4, 3, 3, 2), np.uint8)}),
+    "weight shape": changed(tensors={"weight": np.zeros((4, 9, 2), np.int8)}),
+    "mul shape": changed(tensors={"mul": np.zeros(3, F32)}),
+    "mul nan": changed(tensors={"mul": np.full(4, np.nan, F32)}),
+    "bias infinite": changed(tensors={"bias": np.full(4, np.inf, F32)}),
+    "bias float64": changed(tensors={"bias": np.zeros(4)}),
+    "inv zero": changed(index=0, attrs={"inv": 0.0}),
+    "inv not float32": changed(index=0, attrs={"inv": 0.1}),
+    "inv infinite": changed(index=0, attrs={"inv": float("inf")}),
+    "levels": changed(index=0, attrs={"levels": 5}),
+    "offset shape": changed(index=0, tensors={"offset": np.zeros(1, F32)}),
+    "shuffle channels": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 3}, {})],
+    "shuffle upscale": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 5}, {})],
+    "residual channels": [*changed(), ("residual", ["image", "y"], "z", {"gain": 1.0}, {})],
+    "conv2d even": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((4, 2, 2, 2), F32), "bias": np.zeros(4, F32)})],
+    "conv2d inputs": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((4, 3, 3, 5), F32), "bias": np.zeros(4, F32)})],
+    "conv2d flat": [("conv2d", ["image"], "y", {}, {"weight": np.zeros(4, F32), "bias": np.zeros(4, F32)})],
+    "conv2d empty": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((0, 3, 3, 2), F32), "bias": np.zeros(0, F32)})],
+    "two zeros": [
+        *changed(),
+        (*changed()[1][:2], "z", {**changed()[1][3], "zero": 0}, changed()[1][4]),
+        ("residual", ["y", "z"], "out", {"gain": 1.0}, {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROGRAMS)
+def test_bad_programs_are_refused(name):
+    ops = BAD_PROGRAMS[name]
+    output = ops[-1][2] if ops and name != "another output" else "y"
+    with pytest.raises(ValueError, match="wanted"):
+        _native.Engine(ops, output, 2, 1, "")
+
+
+def test_the_unchanged_program_is_legal():
+    assert _native.Engine(changed(), "y", 2, 1, "").output_channels == 4
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    engine = _native.Engine(changed(), "y", 2, 1, "")
+    image = np.zeros((3, 5, 2), np.float32)
+    for bad in [np.zeros((3, 5, 3), np.float32), np.zeros((3, 4, 4), np.float32)]:
+        with pytest.raises(ValueError, match="out: wanted"):
+            engine.run(image, bad)
+    with pytest.raises(ValueError, match="image: wanted"):
+        engine.run(np.zeros((3, 5, 1), np.float32), np.zeros((3, 5, 4), np.float32))
+    with pytest.raises(ValueError, match="image height"):
+        engine.run(np.zeros((0, 5, 2), np.float32), np.zeros((0, 5, 4), np.float32))
