@@ -54,11 +54,11 @@ def load(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config, state = json.loads(metadata["config"]), json.loads(metadata["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        config, state = configs.from_dict(json.loads(metadata["config"])), json.loads(metadata["state"])
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-    return Checkpoint(configs.from_dict(config), state, tensors)
+    return Checkpoint(config, state, tensors)
 
 
 def saved_steps(folder: Path) -> list[Path]:
@@ -84,7 +84,7 @@ def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
         quantize(network, checkpoint.config.quant)
     try:
         network.load_state_dict(checkpoint.part("ema"))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    network.set_ranking(checkpoint.state["ranking"])  # type: ignore[operator]
+        network.set_ranking(checkpoint.state["ranking"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not fit its configuration ({error})") from error
     return network.eval(), checkpoint

@@ -26,7 +26,8 @@ def evaluate(upscaler: Upscaler, pairs: Iterable[Pair], upscale: int) -> Score:
 
     Raises ValueError if there is no pair or a result has the wrong shape.
     """
-    rows = [(metrics.psnr(sr, p.hr, upscale), metrics.ssim(sr, p.hr, upscale)) for p in pairs for sr in [upscaler(p.lr)]]
+    results = ((upscaler(pair.lr), pair.hr) for pair in pairs)
+    rows = [(metrics.psnr(sr, hr, upscale), metrics.ssim(sr, hr, upscale)) for sr, hr in results]
     if not rows:
         raise ValueError("got no image pair, wanted at least one")
     psnr, ssim = np.mean(rows, axis=0)

@@ -14,7 +14,7 @@ def pack_checkpoint(path: Path, *, name: str, licence: str = "") -> PackedModel:
     """
     network, found = checkpoint.load_network(path)
     return lower(
-        network,  # type: ignore[arg-type]
+        network,
         name=name,
         quant=found.config.quant,
         depths=found.config.run.depths,

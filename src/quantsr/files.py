@@ -1,26 +1,32 @@
 """Writing files so that a kill at any moment leaves either the old file or the new one, never a part."""
 
+import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside, syncs, renames. Raises OSError naming the path; the old file is then whole."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before."""
+    path = Path(path)
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable, on the systems that can; the file is whole either way."""
+    with contextlib.suppress(AttributeError, OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -36,14 +36,14 @@ class ImageError(ValueError):
 def read(path: str | os.PathLike[str]) -> UInt8:
     """Reads an image file as uint8 RGB, shape (H, W, 3). Gray images get three equal channels.
 
-    Raises ImageError for a file that is no image, is truncated, holds several frames, transparency or more than 8 bits.
+    Raises ImageError for a file that is no image, is truncated, or holds several frames, transparency or 16 bits.
     """
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
 
 
 def read_photo(path: str | os.PathLike[str]) -> tuple[UInt8, dict[str, Any]]:
-    """As `read`, turned upright by the orientation tag, with what `write` needs to keep EXIF, profile and resolution."""
+    """As `read`, turned upright, with the options by which `write` keeps EXIF, colour profile and resolution."""
     with _opened(path) as image:
         kept = {key: image.info[key] for key in ("icc_profile", "dpi", "xmp") if image.info.get(key)}
         if image.mode == "CMYK":
@@ -61,8 +61,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The decoded image; whatever is wrong with the file becomes an ImageError."""
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ImageError(f"{path}: got an animation of {image.n_frames} frames, wanted one image")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ImageError(f"{path}: got an animation of {frames} frames, wanted one image")
             if image.mode not in READABLE_MODES or "transparency" in image.info:
                 kind = "transparency" if "transparency" in image.info else f"pixel mode {image.mode}"
                 raise ImageError(f"{path}: got {kind}, wanted 8-bit gray, palette, RGB or CMYK; convert it first")

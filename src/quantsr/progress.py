@@ -50,8 +50,10 @@ class RunLog:
         data = {"photos": photos, "held_out": held_out}
         self._write(self._first, {"config": self._config.to_dict(), "quantized_layers": quantized} | data | machine)
         quant = self._config.quant
-        kind = f"W{quant.weight_bits}A{quant.act_bits} {quant.quantizer}, placement {quant.placement}" if quant else "float"
-        self._console.print(f"{kind}: {len(quantized)} quantized layers, {photos} photographs, {held_out} held out")
+        kind = f"W{quant.weight_bits}A{quant.act_bits} {quant.quantizer}" if quant else "float"
+        placed = f"placement {quant.placement}: {', '.join(quantized)}" if quant else "no quantized layer"
+        self._console.print(f"{kind}; {placed}")
+        self._console.print(f"{photos} photographs train, {held_out} are held out for validation")
 
     def step(self, step: int, loss: float, rate: float) -> None:
         """Called after every step; writes a line every `log_every` steps."""

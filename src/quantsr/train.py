@@ -179,7 +179,7 @@ class Trainer:
         stage = {"steps": self.step, **_summary(self.config)}
         return {
             "step": self.step,
-            "ranking": list(self.network.ranking),  # type: ignore[arg-type]
+            "ranking": list(self.network.ranking),
             "history": [*self.earlier_stages, stage],
         }
 
@@ -196,7 +196,7 @@ class Trainer:
         self.network.load_state_dict(found.part("model"))
         self.averaged.load_state_dict(found.part("ema"))
         for network in (self.network, self.averaged):
-            network.set_ranking(found.state["ranking"])  # type: ignore[operator]
+            network.set_ranking(found.state["ranking"])
         moments = {field: found.part(f"optim.{field}") for field in ("step", "exp_avg", "exp_avg_sq")}
         for name, parameter in self.network.named_parameters():
             if name in moments["exp_avg"]:
@@ -235,10 +235,10 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
     network = checkpoints.build(config.model)
     if source is not None:
         _take_over(network, source.part("ema"))
-        if len(source.state["ranking"]) == len(network.ranking):  # type: ignore[arg-type]
-            network.set_ranking(source.state["ranking"])  # type: ignore[operator]
+        if len(source.state["ranking"]) == len(network.ranking):
+            network.set_ranking(source.state["ranking"])
     if len(config.run.depths) > 1:
-        network.rank_blocks()  # type: ignore[operator]
+        network.rank_blocks()
     if config.quant is None:
         return network
     quantize(network, config.quant)

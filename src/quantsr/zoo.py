@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantsr.packing.file import read
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.ops import PackedModel, PackedModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -36,7 +36,11 @@ def find(name_or_path: str | Path) -> Path:
 
 def load_packed(name_or_path: str | Path) -> PackedModel:
     """A checked packed model; raises UnknownModelError or a PackedModelError."""
-    return read(find(name_or_path))
+    path = find(name_or_path)
+    try:
+        return read(path)
+    except PackedModelError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _names() -> str:

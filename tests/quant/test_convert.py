@@ -133,7 +133,7 @@ def test_calibration_decides_sign_and_step_of_each_layer(network: EDSR, batches:
         assert quantizer.signed == name.endswith("conv1")  # conv2 reads what the ReLU leaves
         qmax = code_range(bits, quantizer.signed)[1]
         mean = float(torch.cat(inputs[name]).abs().mean())
-        assert float(quantizer.scale) == pytest.approx(2 * mean / qmax**0.5, rel=1e-5)
+        assert quantizer.scale.item() == pytest.approx(2 * mean / qmax**0.5, rel=1e-5)
         assert not layer.observing
 
 
@@ -173,7 +173,7 @@ def test_a_layer_is_an_integer_convolution(quantized: EDSR) -> None:
 
 def test_a_padded_pixel_is_code_zero(quantized: EDSR) -> None:
     layer = quantized_layers(quantized)["body.0.conv1"]
-    layer.act_quantizer.shift.data.fill_(3 * float(layer.act_quantizer.scale))
+    layer.act_quantizer.shift.data.fill_(3 * layer.act_quantizer.scale.item())
     x = torch.zeros(1, 8, 5, 5)
     codes, _ = layer.act_quantizer.codes(x)
     assert codes.unique().tolist() == [3]  # zero is not code 0 any more
@@ -216,6 +216,7 @@ def test_every_parameter_learns(quantized: EDSR, autocast: bool) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
+@torch.no_grad()
 def test_autocast_stays_close(quantized: EDSR) -> None:
     x = torch.rand(1, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):

@@ -34,7 +34,7 @@ def samples(quantizer: RLQ, shape: tuple[int, ...] = (2, 3, 7, 9)) -> Tensor:
     qmin, qmax = code_range(quantizer.bits, quantizer.signed)
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(shape, generator=generator, dtype=torch.float64) * (qmax - qmin + 6) + qmin - 3
-    return u * float(quantizer.scale)
+    return u * quantizer.scale.item()
 
 
 # ---- forward
@@ -91,8 +91,8 @@ def test_codes_follow_the_definition(signed: bool) -> None:
 def test_the_error_is_at_most_half_a_step_inside(signed: bool) -> None:
     quantizer = ready(4, signed=signed)
     qmin, qmax = code_range(4, signed)
-    x = torch.linspace(qmin, qmax, 1001).view(1, 1, 7, 143) * float(quantizer.scale)
-    assert float((quantizer(x) - x).abs().max()) <= float(quantizer.scale) / 2 * (1 + 1e-5)
+    x = torch.linspace(qmin, qmax, 1001).view(1, 1, 7, 143) * quantizer.scale.item()
+    assert float((quantizer(x) - x).abs().max()) <= quantizer.scale.item() / 2 * (1 + 1e-5)
 
 
 def test_exact_halves_round_to_even() -> None:
@@ -202,7 +202,7 @@ def test_the_gradient_scale_counts_the_batch() -> None:
         quantizer = ready(4)
         x = torch.full((batch, 3, 5, 5), 100.0)
         quantizer(x).sum().backward()
-        grads.append(float(quantizer.scale.grad))
+        grads.append(quantizer.scale.grad.item())
     assert grads[1] / grads[0] == pytest.approx(2)  # four times the sum, half the factor
 
 
@@ -267,7 +267,7 @@ def test_one_negative_in_any_batch_makes_it_signed(bits: int, position: int) -> 
     quantizer = _calibrated(bits, batches)
     assert quantizer.signed
     mean = float(torch.stack(batches).abs().mean())
-    assert float(quantizer.scale) == pytest.approx(2 * mean / math.sqrt(2 ** (bits - 1) - 1), rel=1e-6)
+    assert quantizer.scale.item() == pytest.approx(2 * mean / math.sqrt(2 ** (bits - 1) - 1), rel=1e-6)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -277,7 +277,7 @@ def test_without_negatives_it_is_unsigned(bits: int) -> None:
     quantizer = _calibrated(bits, batches)
     assert not quantizer.signed
     mean = float(torch.cat([batch.flatten() for batch in batches]).abs().mean())  # larger batches weigh more
-    assert float(quantizer.scale) == pytest.approx(2 * mean / math.sqrt(2**bits - 1), rel=1e-6)
+    assert quantizer.scale.item() == pytest.approx(2 * mean / math.sqrt(2**bits - 1), rel=1e-6)
 
 
 def test_signedness_is_decided_after_the_shift() -> None:
@@ -302,12 +302,12 @@ def test_a_weights_first_step(bits: int) -> None:
     quantizer = RLQ(bits)
     quantizer.init_from(weight)
     assert quantizer.signed and quantizer.calibrated and quantizer.shift is None
-    assert float(quantizer.scale) == pytest.approx(2 * float(weight.abs().mean()) / math.sqrt(2 ** (bits - 1) - 1))
+    assert quantizer.scale.item() == pytest.approx(2 * float(weight.abs().mean()) / math.sqrt(2 ** (bits - 1) - 1))
 
 
 def test_a_dead_layer_gets_a_usable_step() -> None:
     quantizer = _calibrated(4, [torch.zeros(1, 3, 4, 4)])
-    assert float(quantizer.scale) > 0
+    assert quantizer.scale.item() > 0
     assert torch.equal(quantizer(torch.zeros(1, 3, 4, 4)), torch.zeros(1, 3, 4, 4))
 
 

@@ -83,10 +83,17 @@ Isa choose_isa(const std::string& wanted) {
   return best;
 }
 
-const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape) {
+std::vector<const QConvKernel*> qconv_kernels(Isa isa, const ConvShape& shape) {
+  std::vector<const QConvKernel*> found;
   for (const QConvKernel& kernel : kQConv)
-    if (kernel.isa == isa && kernel.fits(shape)) return kernel;
-  fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
+    if (kernel.isa == isa && kernel.fits(shape)) found.push_back(&kernel);
+  return found;
+}
+
+const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape) {
+  const auto found = qconv_kernels(isa, shape);
+  if (found.empty()) fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
+  return *found[0];
 }
 
 const Conv2dKernel& choose_conv2d(Isa isa) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "aligned.h"
 #include "kernels/epilogue.h"
@@ -72,7 +73,8 @@ struct Conv2dKernel {
   RunConv2d run;
 };
 
-// kernels/dispatch.cc. The first row of the table that fits; never one of another instruction set.
+// kernels/dispatch.cc. All kernels of this instruction set that fit, best first; never one of another.
+std::vector<const QConvKernel*> qconv_kernels(Isa isa, const ConvShape& shape);
 const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape);
 const Conv2dKernel& choose_conv2d(Isa isa);
 

@@ -21,9 +21,10 @@ class Failure(Exception):
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Errors of these kinds (and unknown model names) are the user's: exit code 2."""
+    users: tuple[type[Exception], ...] = (UnknownModelError, *kinds)
     try:
         yield
-    except (UnknownModelError, *kinds) as error:
+    except users as error:
         raise Failure(error, USAGE) from error
 
 

@@ -15,7 +15,7 @@ from quantsr.commands.common import USAGE, Failure, add_threads, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
-from quantsr.packing.file import NotAModelError, read
+from quantsr.packing.file import NotAModelError
 from quantsr.packing.ops import DEPTHS, PackedModel, PackedModelError
 
 BICUBIC = {f"bicubic-x{scale}": scale for scale in (2, 3, 4)}
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
         for row in _rows(args):
             results.append(row)
-            print(f"{row['model']:<22} {row['set']:<9} {row['depth']:<8} {row['psnr']:6.2f}  {row['ssim']:.4f}", flush=True)
+            scores = f"{row['psnr']:6.2f}  {row['ssim']:.4f}"
+            print(f"{row['model']:<22} {row['set']:<9} {row['depth']:<8} {scores}", flush=True)
     if args.json:
         write_atomically(args.json, json.dumps({"results": results}, indent=2).encode())
     return 0
@@ -74,12 +75,11 @@ def _upscalers(args: argparse.Namespace) -> Iterator[tuple[str, int, Upscaler]]:
 
 
 def _packed(model: str) -> PackedModel:
-    path = zoo.find(model)
     try:
-        return read(path)
+        return zoo.load_packed(model)
     except NotAModelError as not_packed:
         try:
             from quantsr.export import pack_checkpoint
         except ImportError:
             raise not_packed from None
-        return pack_checkpoint(path, name=path.stem)
+        return pack_checkpoint(Path(model), name=Path(model).stem)

@@ -42,7 +42,7 @@ def _text(facts: dict[str, Any]) -> str:
         ("architecture", f"{facts['architecture']}, {facts['channels']} channels, {facts['upsampler']} upsampler"),
         ("scale", f"x{facts['upscale']}"),
         ("bits", f"weights {facts['weight_bits']}, activations {facts['act_bits']} ({facts['quantizer']})"),
-        ("quantized", f"{len(layers)} layers, placement {facts['placement']}: {layers[0]} .. {layers[-1]}" if layers else "none"),
+        ("quantized", f"{len(layers)} layers by placement {facts['placement']}: {', '.join(layers)}"),
         ("parameters", f"{facts['parameters']:,} weights and biases"),
         ("file", f"{facts['packed_bytes']:,} bytes: " + _listed(facts["bytes_by_part"])),
         ("blocks", _listed({depth: len(kept) for depth, kept in facts["depths"].items()})),
@@ -57,4 +57,4 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name} {v:,}" if isinstance(v, int) else f"{name} {v}" for name, v in values.items())

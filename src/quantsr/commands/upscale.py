@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--scale", type=int, choices=UPSCALES, help="default: 4, or what MODEL does")
     add_model(parser, required=False)
     parser.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
-    parser.add_argument("-t", "--tile", type=positive, metavar="N", help="input pixels per tile; same result, less memory")
+    parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
     parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
     add_threads(parser)
 

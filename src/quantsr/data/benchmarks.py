@@ -85,5 +85,5 @@ def _pair(folder: Path, name: str, hr: UInt8, upscale: int) -> Pair:
     lr = images.read(official) if official.exists() else images.downscale(hr, upscale)
     cropped = hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale]
     if cropped.shape[:2] != (lr.shape[0] * upscale, lr.shape[1] * upscale):
-        raise BenchmarkError(f"{official}: got {lr.shape} for HR {hr.shape}, wanted HR at least {upscale} times as large")
+        raise BenchmarkError(f"{official}: got {lr.shape} for HR {hr.shape}, wanted HR {upscale} times as large")
     return Pair(name, lr, cropped)

@@ -1,6 +1,6 @@
 """Training pairs cut from a folder of photographs.
 
-LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as plain arrays that are memory-mapped.
+LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays.
 Patches are drawn in proportion to their detail: flat sky teaches nothing. Batch `step` depends on (seed, step) alone,
 so a resumed run sees exactly what an unbroken one would have seen.
 """
@@ -57,12 +57,17 @@ def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[
 
 
 def _load(path: Path, cache: Path, upscale: int) -> Photo:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:  # a link to nowhere
+        raise images.ImageError(f"{path}: {error.strerror}") from error
     key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
     hr_file, lr_file = cache / f"{key}.npy", cache / f"{key}.x{upscale}.npy"
     if not hr_file.exists():
         _save(hr_file, images.read(path))
     hr = np.load(hr_file, mmap_mode="r")
+    if min(hr.shape[:2]) < upscale:
+        raise images.ImageError(f"{path}: got {hr.shape[1]}x{hr.shape[0]} pixels, wanted at least {upscale}x{upscale}")
     if not lr_file.exists():
         _save(lr_file, images.downscale(hr, upscale))
     lr = np.load(lr_file, mmap_mode="r")

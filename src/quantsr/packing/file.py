@@ -12,17 +12,15 @@ place: it is verified before anything is parsed. It is the SHA-256 of the whole 
 Refused alternatives: pickle in any form (runs code); a container of our own (one more parser to get wrong).
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from quantsr.files import write_atomically
 from quantsr.packing.ops import (
     MAX_OPS,
     FieldError,
@@ -78,18 +76,7 @@ def write(path: str | os.PathLike[str], model: PackedModel) -> None:
     Raises a PackedModelError for a model that could not be read back, OSError from the file system; either way `path`
     holds what it held before.
     """
-    path, data = Path(path), dumps(model)
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_atomically(path, dumps(model))
 
 
 def read(path: str | os.PathLike[str]) -> PackedModel:
@@ -166,7 +153,8 @@ def _check_sha(data: bytes) -> None:
     digest = hashlib.sha256(data[: _SHA.start] + b"0" * 64)
     digest.update(memoryview(data)[_SHA.stop :])
     if data[_SHA] != digest.hexdigest().encode():
-        raise ChecksumError.of("SHA-256", data[_SHA], f"{digest.hexdigest()}, that of the bytes found")
+        stored = data[_SHA].decode("ascii", "replace")
+        raise ChecksumError.of("checksum (SHA-256)", stored, f"{digest.hexdigest()}, that of the bytes found")
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
@@ -251,12 +239,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(name: str) -> Any:
     raise ValueError(f"the constant {name}")
 
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, on the systems that can; the file is whole either way."""
-    with contextlib.suppress(AttributeError, OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,7 +1,7 @@
-"""Model -> ops: a trained network of `models.EDSR`, quantized or float, as a packed model.
+"""Model -> ops: a trained `models.EDSR`, quantized or float, as a packed model.
 
-Every product that the engine needs (scale_a * scale_w, tau / scale, gains of skipped blocks) is made here in float64 and
-rounded to float32 once; all executions use the stored value.
+Every product that the engine needs (scale_a * scale_w, tau / scale, gains of skipped blocks) is made here in float64
+and rounded to float32 once; all executions use the stored value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +36,7 @@ def lower(
     """
     depths = tuple(depths)
     tensors: dict[str, NDArray[Any]] = {}
-    programs = {depth: _Lowering(network, tensors).program(depth) for depth in depths}
+    programs = {depth: _Lowering(network, tensors, depth).program() for depth in depths}
     info = {
         "name": name,
         "architecture": "quantsr-c",
@@ -66,15 +66,15 @@ def _weights(conv: nn.Conv2d) -> list[Tensor]:
 class _Lowering:
     """Emits one program; tensors of several programs meet in one dict, under the names of the network's layers."""
 
-    def __init__(self, network: EDSR, tensors: dict[str, NDArray[Any]]) -> None:
-        self.network, self.tensors = network, tensors
+    def __init__(self, network: EDSR, tensors: dict[str, NDArray[Any]], depth: str) -> None:
+        self.network, self.tensors, self.depth = network, tensors, depth
         self.ops: list[Op] = []
 
-    def program(self, depth: str) -> Program:
+    def program(self) -> Program:
         mean = self.network.mean.flatten().numpy()
         value = self.affine("input", IMAGE, np.ones(3), -mean)
         head = self.conv("head", self.network.head, value)
-        stream = self.body(kept_blocks(depth, self.network.ranking), depth, head)
+        stream = self.body(kept_blocks(self.depth, self.network.ranking), head)
         value = self.conv("after_body", self.network.after_body, stream)
         value = self.emit(Op("residual", (head, value), "long_skip", {"gain": 1.0}))
         for index, layer in enumerate(self.network.upsampler):
@@ -86,7 +86,7 @@ class _Lowering:
         output = self.affine("output", value, np.ones(3), mean)
         return Program(tuple(self.ops), output)
 
-    def body(self, kept: tuple[int, ...], depth: str, stream: str) -> str:
+    def body(self, kept: tuple[int, ...], stream: str) -> str:
         gain = 1.0  # product of the gains that the stream still lacks
         for index, block in enumerate(self.network.body):
             own = float(block.gain.detach().double())
@@ -98,7 +98,7 @@ class _Lowering:
         if gain == 1.0:
             return stream
         channels = self.network.channels
-        return self.affine(f"skipped.{depth}", stream, np.full(channels, gain), np.zeros(channels))
+        return self.affine(f"skipped.{self.depth}", stream, np.full(channels, gain), np.zeros(channels))
 
     def block(self, name: str, block: nn.Module, stream: str, gain_in: float, gain: float) -> str:
         """A kept block whose input is `gain_in` times the stream; `gain` multiplies the stream on the shortcut."""
@@ -112,7 +112,7 @@ class _Lowering:
             return self.qconv2d(name, conv, value, gain)
         weight, bias = _array(conv.weight), _array(conv.bias)
         if gain != 1.0:
-            value = self.affine(f"{name}.gain", value, np.full(weight.shape[1], gain), np.zeros(weight.shape[1]))
+            value = self.affine(f"{name}.gain.{self.depth}", value, np.full(weight.shape[1], gain), np.zeros(weight.shape[1]))
         tensors = {
             "weight": self.store(f"{name}.weight", weight.transpose(0, 2, 3, 1)),  # (O, K, K, I)
             "bias": self.store(f"{name}.bias", bias),
@@ -159,8 +159,9 @@ class _Lowering:
         return op.output
 
     def store(self, name: str, array: NDArray[Any]) -> str:
-        dtype = np.uint8 if array.dtype == np.uint8 else np.float32
-        self.tensors[name] = np.ascontiguousarray(array, dtype)
+        stored = np.ascontiguousarray(array, np.uint8 if array.dtype == np.uint8 else np.float32)
+        shared = self.tensors.setdefault(name, stored)
+        assert np.array_equal(shared, stored, equal_nan=True), f"programs disagree on {name}"
         return name
 
 

@@ -6,6 +6,13 @@ from quantsr.quant.layers import QuantConv2d
 from quantsr.quant.rlq import RLQ
 
 __all__ = [
-    "PLACEMENTS", "QUANTIZERS", "QParams", "QuantConfig", "QuantConv2d", "RLQ", "calibrate", "quantize",
+    "PLACEMENTS",
+    "QUANTIZERS",
+    "RLQ",
+    "QParams",
+    "QuantConfig",
+    "QuantConv2d",
+    "calibrate",
+    "quantize",
     "quantized_layers",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Quantizing a float network: swap the layers a placement picks, then calibrate them on data."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantConv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantConv2d)}
 
 
-def _lookup(table: dict, name: str, what: str):  # type: ignore[no-untyped-def, type-arg]
+def _lookup(table: dict[str, Any], name: str, what: str) -> Any:
     if name not in table:
         raise ValueError(f"got {what} {name!r}, wanted one of {', '.join(table)}")
     return table[name]

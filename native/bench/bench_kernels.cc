@@ -1,0 +1,142 @@
+// Speed of the convolution kernels for one 64 -> 64 layer on one thread, in multiply-adds per second of CPU time, beside
+// what the bare instructions reach. Candidates take turns, so that a slow moment hits all of them alike; the table gives
+// median and best. Usage: bench_kernels [side = 256] [rounds = 15]
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "kernels/kernels.h"
+#include "quantsr/engine.h"
+
+namespace quantsr {
+double peak_vnni(int64_t rounds);
+double peak_fma(int64_t rounds);
+}  // namespace quantsr
+
+namespace {
+
+using namespace quantsr;
+
+constexpr int kChannels = 64;
+
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+// A call of `run` does `macs` multiply-adds.
+struct Candidate {
+  std::string name;
+  double macs;
+  std::function<void()> run;
+  std::vector<double> seconds{};
+};
+
+// The buffers of a layer, with borders, for any kernel.
+struct Layer {
+  explicit Layer(int side)
+      : side(side),
+        columns((side + kPixelRun - 1) / kPixelRun * kPixelRun + 2),
+        codes(padded()),
+        result(padded()),
+        floats(padded()),
+        stream(padded()),
+        table(kChannels) {
+    std::mt19937 random(1);
+    for (size_t i = 0; i < codes.size(); ++i) codes[i] = random() % 16;
+    for (size_t i = 0; i < floats.size(); ++i) floats[i] = stream[i] = static_cast<float>(random() % 100) * 0.01f;
+    for (int c = 0; c < kChannels; ++c) table[c] = 1e-2f;
+    for (int i = 0; i < 9 * kChannels * kChannels; ++i) {
+      weights.push_back(static_cast<int8_t>(random() % 16) - 8);
+      float_weights.push_back(static_cast<float>(weights.back()) * 1e-3f);
+    }
+  }
+
+  size_t padded() const { return static_cast<size_t>(columns) * (side + kRowRun + 2) * kChannels; }
+
+  template <class T>
+  View<T> view(T* data) const {
+    return {data + (columns + 1) * kChannels, columns * kChannels, kChannels};
+  }
+
+  // What the second convolution of a block does: in-place residual, then codes for the next one.
+  Epilogue epilogue(bool residual, bool quantize) {
+    Epilogue e{};
+    e.channels = kChannels;
+    e.mul = e.bias = e.offset = table.data();
+    e.relu = !residual;
+    if (residual) e.skip = view<const float>(stream.data());
+    if (residual || !quantize) e.out = view(stream.data());
+    if (quantize) e.codes = view(result.data());
+    e.gain = 1;
+    e.inv = 1;
+    e.levels = 15;
+    return e;
+  }
+
+  int64_t side, columns;
+  AlignedArray<uint8_t> codes, result;
+  AlignedArray<float> floats, stream, table;
+  std::vector<int8_t> weights;
+  std::vector<float> float_weights;
+};
+
+double macs(const Layer& layer) { return 9.0 * kChannels * kChannels * layer.side * layer.side; }
+
+void add_kernels(Isa isa, Layer& layer, std::vector<Candidate>& out) {
+  const ConvShape shape{kChannels, kChannels, 3, 4, 4, 8};
+  for (const QConvKernel* kernel : qconv_kernels(isa, shape)) {
+    auto packed = std::make_shared<PackedConv>(kernel->prepare(shape, layer.weights.data()));
+    auto scratch = std::make_shared<AlignedArray<std::byte>>(packed->scratch_bytes);
+    for (const bool residual : {false, true}) {
+      const QConvJob job{shape,      packed->codes.data(), packed->init.data(), layer.view<const uint8_t>(layer.codes.data()),
+                         layer.side, layer.side,           layer.epilogue(residual, true)};
+      out.push_back({std::string("qconv2d ") + kernel->name + (residual ? " + residual" : " + relu"), macs(layer),
+                     [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), scratch->data()); }});
+    }
+  }
+  const Conv2dKernel* kernel = &choose_conv2d(isa);
+  auto packed = std::make_shared<PackedConv>(kernel->prepare(shape, layer.float_weights.data(), layer.table.data()));
+  const Conv2dJob job{shape,      packed->floats.data(), packed->bias.data(), layer.view<const float>(layer.floats.data()),
+                      layer.side, layer.side,            layer.epilogue(false, false)};
+  out.push_back({std::string("conv2d ") + kernel->name, macs(layer),
+                 [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), nullptr); }});
+}
+
+void measure(std::vector<Candidate>& candidates, int rounds) {
+  for (int round = -1; round < rounds; ++round)  // the first one warms up
+    for (Candidate& c : candidates) {
+      const double start = cpu_seconds();
+      c.run();
+      if (round >= 0) c.seconds.push_back(cpu_seconds() - start);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Layer layer(argc > 1 ? std::atoi(argv[1]) : 256);
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 15;
+  std::vector<Candidate> candidates;
+  for (const std::string& isa : available_isas()) {
+    if (isa == "avx512vnni") {
+      candidates.push_back({"peak vpdpbusd", 24.0 * 64 * 1000000, [] { peak_vnni(1000000); }});
+      candidates.push_back({"peak vfmadd", 24.0 * 16 * 1000000, [] { peak_fma(1000000); }});
+    }
+    if (isa != "ref") add_kernels(choose_isa(isa), layer, candidates);
+  }
+  measure(candidates, rounds);
+  std::printf("%-40s %8s %8s %8s\n", "64 -> 64, 3x3", "ms", "GMAC/s", "best");
+  for (Candidate& c : candidates) {
+    std::sort(c.seconds.begin(), c.seconds.end());
+    const double median = c.seconds[c.seconds.size() / 2];
+    std::printf("%-40s %8.2f %8.1f %8.1f\n", c.name.c_str(), median * 1e3, c.macs / median * 1e-9,
+                c.macs / c.seconds[0] * 1e-9);
+  }
+}

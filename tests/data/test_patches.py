@@ -1,0 +1,149 @@
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantsr import images
+from quantsr.data import patches
+from quantsr.data.patches import PatchSampler, Photo, load_photos
+
+# ---- sampling
+
+
+def coordinates(height: int, width: int, upscale: int, index: int = 0) -> Photo:
+    """A photo whose values say where they are: lr (y, x, index), hr (y // s, x // s, place within the LR pixel)."""
+    lr = np.stack([*np.mgrid[:height, :width], np.full((height, width), index)], axis=-1)
+    y, x = np.mgrid[: height * upscale, : width * upscale]
+    hr = np.stack([y // upscale, x // upscale, y % upscale * upscale + x % upscale], axis=-1)
+    return Photo("made-up", hr.astype(np.uint8), lr.astype(np.uint8))
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_pairs_show_the_same_place(upscale: int) -> None:
+    sampler = PatchSampler([coordinates(23, 31, upscale)], patch=6, batch=8, seed=0)
+    assert sampler.upscale == upscale
+    for step in range(8):
+        lr, hr = sampler(step)
+        assert lr.shape == (8, 3, 6, 6) and hr.shape == (8, 3, 6 * upscale, 6 * upscale)
+        large = lr[:, :2].repeat_interleave(upscale, 2).repeat_interleave(upscale, 3)
+        assert torch.equal(hr[:, :2], large)
+
+
+def test_all_eight_turns_occur() -> None:
+    sampler = PatchSampler([coordinates(23, 31, 2)], patch=6, batch=64, seed=0)
+    codes = (sampler(0)[1] * 255).round().int()[:, 2, :2, :2].reshape(64, 4)  # the four HR pixels of one LR pixel
+    assert {tuple(code.tolist()) for code in codes} == {
+        (0, 1, 2, 3), (1, 3, 0, 2), (3, 2, 1, 0), (2, 0, 3, 1),
+        (1, 0, 3, 2), (3, 1, 2, 0), (2, 3, 0, 1), (0, 2, 1, 3),
+    }  # fmt: skip
+
+
+def test_batches_are_floats_of_the_pictures_own_values() -> None:
+    sampler = PatchSampler([coordinates(23, 31, 2)], patch=6, batch=4, seed=0)
+    for tensor in sampler(0):
+        assert tensor.dtype == torch.float32 and tensor.is_contiguous()
+        codes = (tensor.double() * 255).round()
+        assert torch.equal(tensor, codes.float() / 255)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    photo = coordinates(23, 31, 2)
+    one, two = (PatchSampler([photo], patch=6, batch=4, seed=5) for _ in range(2))
+    forward = {step: one(step) for step in range(6)}
+    for step in (5, 0, 3):  # in another order, from another sampler
+        assert all(map(torch.equal, forward[step], two(step)))
+    assert not torch.equal(forward[0][0], forward[1][0])
+    assert not torch.equal(forward[0][0], PatchSampler([photo], patch=6, batch=4, seed=6)(0)[0])
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 11), (13, 6)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
+    sampler = PatchSampler([coordinates(*size, 2)], patch=6, batch=64, seed=0)
+    codes = [(sampler(step)[0] * 255).round().int() for step in range(12)]
+    drawn = {tuple(place) for batch in codes for place in batch[:, :2].flatten(2).transpose(1, 2).reshape(-1, 2).tolist()}
+    assert drawn == {(y, x) for y in range(size[0]) for x in range(size[1])}
+
+
+def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    photos = [Photo(str(i), lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
+    sampler = PatchSampler(photos, patch=8, batch=100, seed=0)
+    spread = torch.cat([sampler(step)[0].flatten(1).std(dim=1) for step in range(10)])
+    assert 0.005 < float((spread == 0).float().mean()) < 0.1
+
+
+# ---- loading
+
+
+def test_photos_come_by_name_with_the_benchmarks_lr(tmp_path: Path, photos: Path) -> None:
+    loaded = load_photos(photos, tmp_path / "cache", upscale=3, smallest=8)
+    assert [photo.name for photo in loaded] == [f"{index}.png" for index in range(8)]
+    for photo in loaded:
+        whole = images.read(photos / photo.name)
+        assert np.array_equal(photo.lr, images.downscale(whole, 3))
+        assert np.array_equal(photo.hr, whole[:63, :72])
+        assert photo.hr.shape == (21 * 3, 24 * 3, 3)
+
+
+def test_the_cache_is_used_and_follows_changes(
+    tmp_path: Path, photos: Path, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, read, count = tmp_path / "cache", images.read, []
+    monkeypatch.setattr(images, "read", lambda path: count.append(path.name) or read(path))
+    load_photos(photos, cache, upscale=2, smallest=8)
+    assert len(count) == 8
+    load_photos(photos, cache, upscale=2, smallest=8)
+    load_photos(photos, cache, upscale=4, smallest=8)  # another LR of the same HR
+    assert len(count) == 8
+    Image.fromarray(picture(64, 72, seed=99)).save(photos / "3.png")
+    os.utime(photos / "3.png", ns=(1, 1))
+    again = load_photos(photos, cache, upscale=2, smallest=8)
+    assert count[8:] == ["3.png"]
+    assert np.array_equal(again[3].hr, picture(64, 72, seed=99))
+
+
+def test_an_interrupted_cache_write_is_not_taken_for_a_picture(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(file: object, array: np.ndarray) -> None:
+        file.write(b"\x93NUMPY half a header")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patches.np, "save", torn)
+        with pytest.raises(KeyboardInterrupt):
+            load_photos(photos, tmp_path / "cache", upscale=2, smallest=8)
+    assert len(load_photos(photos, tmp_path / "cache", upscale=2, smallest=8)) == 8
+
+
+def test_unusable_files_are_reported_and_skipped(
+    tmp_path: Path, photos: Path, picture: Callable[..., np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "3.png").write_bytes((photos / "3.png").read_bytes()[:2000])
+    Image.fromarray(picture(14, 90)).save(photos / "small.png")
+    Image.fromarray(picture(1, 90)).save(photos / "line.png")
+    (photos / "notes.txt").write_text("no picture, not looked at")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "folder.jpg").mkdir()
+    with caplog.at_level(logging.WARNING):
+        loaded = load_photos(photos, tmp_path / "cache", upscale=2, smallest=8)
+    assert [photo.name for photo in loaded] == [f"{index}.png" for index in (0, 1, 2, 4, 5, 6, 7)]
+    reported = [record.getMessage() for record in caplog.records]
+    assert all(text.startswith("skipped: ") for text in reported)
+    for name in ("3.png", "small.png: LR side 7 is under 8", "line.png", "gone.png", "folder.jpg"):
+        assert any(name in text for text in reported), name
+    assert len(reported) == 5
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="missing: no such folder of photographs"):
+        load_photos(tmp_path / "missing", tmp_path / "cache", upscale=2, smallest=8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: no usable photograph, wanted some of \.png"):
+        load_photos(tmp_path / "empty", tmp_path / "cache", upscale=2, smallest=8)

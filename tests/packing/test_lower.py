@@ -1,0 +1,123 @@
+"""A network of torch, lowered to ops, computes the same; lifted back, it is the same network."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from quantsr import reference
+from quantsr.models import EDSR
+from quantsr.packing import dumps, loads
+from quantsr.packing.lift import lift
+from quantsr.packing.lower import lower
+from quantsr.packing.ops import PackedModel, weight_codes
+from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
+
+DEPTHS = ("full", "half", "quarter")
+
+
+def make_network(bits: int | None = 4, upscale: int = 2, upsampler: str = "direct", ranking: tuple[int, ...] = (2, 0, 1, 3)) -> EDSR:
+    """A calibrated random network with gains and shifts away from their initial values. bits None: float."""
+    torch.manual_seed(0)
+    network = EDSR(channels=8, blocks=4, upscale=upscale, upsampler=upsampler, ranking=ranking)
+    for block in network.body:
+        block.gain.data.uniform_(0.7, 1.3)
+    if bits is not None:
+        quantize(network, QuantConfig(bits, bits))
+        calibrate(network, [torch.rand(2, 3, 12, 12) for _ in range(3)])
+        for layer in quantized_layers(network).values():
+            layer.act_quantizer.shift.data.normal_(0, 0.05)
+    return network.eval()
+
+
+def packed(network: EDSR, bits: int | None = 4, depths: tuple[str, ...] = DEPTHS) -> PackedModel:
+    quant = None if bits is None else QuantConfig(bits, bits)
+    return loads(dumps(lower(network, name="test", quant=quant, depths=depths)))
+
+
+def run_torch(network: EDSR, image: np.ndarray, depth: str) -> np.ndarray:
+    with torch.no_grad():
+        x = torch.from_numpy(image).permute(2, 0, 1)[None]
+        return network(x, depth=depth)[0].permute(1, 2, 0).numpy()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(1).random((11, 13, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize("upsampler", ["direct", "paper"])
+@pytest.mark.parametrize("bits", [2, 3, 4, None], ids=["2-bit", "3-bit", "4-bit", "float"])
+def test_reference_runs_what_torch_trained(
+    bits: int | None, upsampler: str, upscale: int, depth: str, image: np.ndarray
+) -> None:
+    network = make_network(bits, upscale, upsampler)
+    model = packed(network, bits)
+    expected = run_torch(network, image, depth)
+    got = reference.run(model.programs[depth], model.tensors, image)
+    # A float sum on a rounding boundary may flip a code; nearly all values agree to float rounding.
+    assert np.mean(np.abs(got - expected) > 1e-5) < 0.01
+    assert np.abs(got - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("ranking", [(2, 0, 1, 3), (0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_skipped_blocks_fold_wherever_they_are(ranking: tuple[int, ...], image: np.ndarray) -> None:
+    network = make_network(ranking=ranking)
+    model = packed(network)
+    for depth in DEPTHS:
+        got = reference.run(model.programs[depth], model.tensors, image)
+        np.testing.assert_allclose(got, run_torch(network, image, depth), atol=1e-4)
+
+
+def test_a_shallower_program_runs_fewer_convolutions() -> None:
+    model = packed(make_network())
+    counts = {d: sum(op.kind == "qconv2d" for op in p.ops) for d, p in model.programs.items()}
+    assert counts == {"full": 8, "half": 4, "quarter": 2}
+
+
+def test_stored_codes_are_the_quantizers_codes() -> None:
+    network = make_network(bits=3)
+    model = packed(network, bits=3)
+    ops = {op.output: op for op in model.programs["full"].ops}
+    for name, layer in quantized_layers(network).items():
+        codes, _ = layer.weight_quantizer.codes(layer.weight)
+        stored = weight_codes(ops[name], model.tensors[ops[name].tensors["weight"]])
+        np.testing.assert_array_equal(stored, codes.permute(0, 2, 3, 1).numpy())
+
+
+def test_file_size_falls_with_the_bits() -> None:
+    sizes = [len(dumps(packed(make_network(bits), bits))) for bits in (2, 3, 4, None)]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("bits", [2, 4, None], ids=["2-bit", "4-bit", "float"])
+def test_lift_undoes_lower(bits: int | None, image: np.ndarray) -> None:
+    network = make_network(bits)
+    again = lift(packed(network, bits))
+    for depth in DEPTHS:
+        np.testing.assert_allclose(run_torch(again, image, depth), run_torch(network, image, depth), atol=1e-4)
+    for name, layer in quantized_layers(again).items():
+        twin = quantized_layers(network)[name]
+        assert layer.act_quantizer.signed == twin.act_quantizer.signed
+        assert torch.equal(
+            layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0]
+        )
+
+
+def test_nothing_non_finite_is_packed() -> None:
+    network = make_network()
+    network.head.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        lower(network, name="test", quant=QuantConfig())
+
+
+def layer_inputs(network: EDSR, image: np.ndarray) -> Iterator[tuple[str, torch.Tensor]]:
+    """The input of every quantized layer in a forward pass."""
+    seen: dict[str, torch.Tensor] = {}
+    for name, layer in quantized_layers(network).items():
+        layer.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0]))
+    run_torch(network, image, "full")
+    yield from seen.items()

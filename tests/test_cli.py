@@ -1,0 +1,187 @@
+"""The commands, run in process on a tiny model; what a user sees, and the exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packing.tiny import tiny_model
+from PIL import Image
+
+import quantsr
+from quantsr import images, zoo
+from quantsr.cli import main
+from quantsr.packing import write
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    write(path, tiny_model(upscale=4))
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    images.write(path, pixels)
+    return path
+
+
+def upscale(*arguments: object) -> int:
+    return main(["upscale", *map(str, arguments)])
+
+
+def test_upscale_writes_the_enlarged_picture(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = photo.parent / "large.png"
+    assert upscale(photo, "-o", out, "-n", model) == 0
+    assert str(out) in capsys.readouterr().out
+    expected = quantsr.load(model).upscale(images.read(photo))
+    np.testing.assert_array_equal(images.read(out), expected)
+    assert expected.shape == (80, 120, 3)
+
+
+@pytest.mark.parametrize("depth", ["full", "half", "quarter"])
+def test_depth_tile_and_threads(model: Path, photo: Path, depth: str) -> None:
+    whole, tiled = photo.parent / "whole.png", photo.parent / "tiled.png"
+    assert upscale(photo, "-o", whole, "-n", model, "--depth", depth, "--threads", 1) == 0
+    assert upscale(photo, "-o", tiled, "-n", model, "--depth", depth, "--threads", 2, "--tile", 7) == 0
+    assert whole.read_bytes() == tiled.read_bytes()
+
+
+def test_many_inputs_go_into_a_folder_and_keep_their_format(model: Path, photo: Path) -> None:
+    other = photo.with_name("other.jpg")
+    images.write(other, images.read(photo))
+    out = photo.parent / "new" / "folder"
+    assert upscale(photo, other, "-o", out, "-n", model) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["other_x4.jpg", "photo_x4.png"]
+    assert Image.open(out / "other_x4.jpg").format == "JPEG"
+
+
+def test_without_output_the_result_lies_beside_the_input(model: Path, photo: Path) -> None:
+    assert upscale(photo, "-n", model) == 0
+    assert (photo.parent / "photo_x4.png").exists()
+
+
+def test_one_bad_file_does_not_stop_the_rest(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = photo.with_name("bad.png")
+    bad.write_bytes(photo.read_bytes()[:200])
+    out = photo.parent / "out"
+    assert upscale(bad, photo, "-o", out, "-n", model) == 3
+    assert "bad.png" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["photo_x4.png"]
+    assert upscale(bad, photo.with_name("absent.png"), "-o", out, "-n", model) == 4
+
+
+def test_no_input_is_ever_overwritten(model: Path, photo: Path) -> None:
+    before = photo.read_bytes()
+    assert upscale(photo, "-o", photo, "-n", model) == 4
+    assert upscale(photo, "-o", photo, "-n", model, "--force") == 4
+    link = photo.with_name("link.png")
+    link.symlink_to(photo)
+    assert upscale(photo, "-o", link, "-n", model, "--force") == 4
+    assert photo.read_bytes() == before
+
+
+def test_a_result_is_overwritten_only_by_force(model: Path, photo: Path) -> None:
+    out = photo.parent / "large.png"
+    assert upscale(photo, "-o", out, "-n", model) == 0
+    first = out.read_bytes()
+    assert upscale(photo, "-o", out, "-n", model, "--depth", "quarter") == 4
+    assert out.read_bytes() == first
+    assert upscale(photo, "-o", out, "-n", model, "--depth", "quarter", "--force") == 0
+    assert out.read_bytes() != first
+
+
+def test_two_inputs_never_meet_in_one_file(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = photo.parent / "sub" / photo.name
+    twin.parent.mkdir()
+    twin.write_bytes(photo.read_bytes())
+    assert upscale(photo, twin, "-o", photo.parent / "out", "-n", model) == 2
+    assert upscale(photo, twin, "-o", photo.parent / "one.png", "-n", model) == 2
+    assert "several inputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "extra", [["-s", "2"], ["-n", "absent"], ["--threads", "0"], ["--depth", "deep"], ["-s", "5"]], ids=" ".join
+)
+def test_usage_errors(model: Path, photo: Path, extra: list[str]) -> None:
+    arguments = ["upscale", str(photo), "-o", str(photo.parent / "x.png"), *extra]
+    if "-n" not in extra:
+        arguments += ["-n", str(model)]
+    try:
+        code = main(arguments)
+    except SystemExit as error:  # argparse's own
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+
+
+def test_a_damaged_model_is_refused(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(model.read_bytes())
+    data[-5] ^= 1
+    model.write_bytes(data)
+    assert upscale(photo, "-o", photo.parent / "x.png", "-n", model) == 2
+    assert "checksum" in capsys.readouterr().err.lower()
+
+
+def test_orientation_is_applied_and_metadata_kept(model: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "rotated.jpg", tmp_path / "out.jpg"
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"  # turned by 90 degrees; maker
+    Image.new("RGB", (30, 20), (200, 100, 50)).save(source, exif=exif, icc_profile=b"profile", dpi=(300, 300))
+    assert upscale(source, "-o", out, "-n", model) == 0
+    with Image.open(out) as result:
+        assert result.size == (80, 120)
+        assert result.getexif().get(0x0112) is None
+        assert result.getexif()[0x010F] == "Camera"
+        assert result.info["icc_profile"] == b"profile"
+        assert tuple(map(round, result.info["dpi"])) == (300, 300)
+
+
+def test_info_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(model), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["packed_bytes"] == model.stat().st_size == sum(facts["bytes_by_part"].values())
+    assert (facts["weight_bits"], facts["act_bits"]) == (4, 4)
+    assert {d: len(kept) for d, kept in facts["depths"].items()} == {"full": 4, "half": 2, "quarter": 1}
+    assert facts["parameters"] > 0 and facts["bitops"]["full"] > facts["bitops"]["quarter"]
+    assert main(["info", str(model)]) == 0
+    assert "receptive radius" in capsys.readouterr().out
+
+
+def test_models_lists_one_name_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == zoo.bundled()
+
+
+def make_set5(root: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(5):
+        folder = root / "Set5" / "HR"
+        folder.mkdir(parents=True, exist_ok=True)
+        images.write(folder / f"{index}.png", random.integers(0, 256, (49, 52, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("backend", ["engine", "reference", "torch"])
+def test_evaluate_writes_its_table_as_json(model: Path, tmp_path: Path, backend: str) -> None:
+    make_set5(tmp_path)
+    out = tmp_path / "result.json"
+    if backend == "torch":  # that backend wants a network as `quantsr pack` writes it
+        from packing.test_lower import make_network, packed
+
+        write(model, packed(make_network(upscale=4)))
+    arguments = ["--data", str(tmp_path), "--set", "Set5", "--depth", "all", "--backend", backend, "--json", str(out)]
+    assert main(["evaluate", "-n", str(model), *arguments]) == 0
+    rows = json.loads(out.read_text())["results"]
+    assert [row["depth"] for row in rows] == ["full", "half", "quarter"]
+    assert set(rows[0]) == {"model", "set", "scale", "depth", "backend", "psnr", "ssim", "images"}
+    assert rows[0]["scale"] == 4 and rows[0]["images"] == 5 and 0 < rows[0]["psnr"] < 60
+
+
+def test_evaluate_bicubic_and_a_missing_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_set5(tmp_path)
+    assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set5"]) == 0
+    assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set14"]) == 2
+    assert "wanted 14" in capsys.readouterr().err

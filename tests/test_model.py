@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packing.tiny import tiny_model
+
+import quantsr
+from quantsr import images, reference, zoo
+from quantsr.model import Model
+from quantsr.packing import write
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(tiny_model(upscale=3), threads=2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (16, 16), (33, 20)], ids=str)
+def test_any_size_and_equal_to_the_reference(model: Model, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    result = model.upscale(image)
+    assert result.dtype == np.uint8 and result.shape == (shape[0] * 3, shape[1] * 3, 3)
+    expected = reference.run(model.packed.programs["full"], model.packed.tensors, images.to_float(image))
+    assert np.mean(result != images.to_uint8(expected)) < 0.01
+
+
+def test_large_pictures_are_tiled_with_the_same_result(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    whole = model.upscale(image)
+    monkeypatch.setattr(quantsr.model, "WHOLE_SIDE", 45)
+    monkeypatch.setattr(quantsr.model, "TILE", 16)
+    np.testing.assert_array_equal(model.upscale(image), whole)
+
+
+def test_depths_deepest_first(model: Model) -> None:
+    assert model.depths == ("full", "half", "quarter")
+    image = np.full((8, 8, 3), 128, np.uint8)
+    assert len({model.upscale(image, depth=depth).tobytes() for depth in model.depths}) == 3
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
+    ids=["gray", "rgba", "float", "empty"],
+)  # fmt: skip
+def test_other_arrays_are_refused(model: Model, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="wanted uint8 RGB"):
+        model.upscale(image)
+
+
+def test_unknown_depth_and_model(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wanted one of full, half, quarter"):
+        model.upscale(np.zeros((4, 4, 3), np.uint8), depth="eighth")
+    with pytest.raises(zoo.UnknownModelError, match="nothing"):
+        quantsr.load("nothing")
+    write(tmp_path / "m.safetensors", tiny_model())
+    assert quantsr.load(tmp_path / "m.safetensors").info["upscale"] == 2

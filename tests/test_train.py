@@ -1,0 +1,615 @@
+import json
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantsr import checkpoint as checkpoints
+from quantsr import config as configs
+from quantsr import images, metrics, train
+from quantsr.checkpoint import Checkpoint, CheckpointError
+from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
+from quantsr.data.patches import Photo
+from quantsr.models.edsr import EDSR
+from quantsr.quant import quantized_layers
+from quantsr.teachers import load_teacher
+from quantsr.train import Trainer
+
+Make = Callable[..., TrainConfig]
+
+FLOAT: dict[str, dict[str, Any]] = {}
+W2A2: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 2, "act_bits": 2}}
+W4A4: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 4, "act_bits": 4}}
+DQA = W4A4 | {"model": {"blocks": 4}, "run": {"depths": ["full", "half", "quarter"]}}
+KINDS = pytest.mark.parametrize("kind", [FLOAT, W2A2, DQA], ids=["float", "W2A2", "three depths"])
+
+
+@pytest.fixture
+def make(tmp_path: Path, photos: Path) -> Make:
+    """make(*tables, folder="run"): a config of a tiny x2 run of 12 steps, changed by the tables given."""
+
+    def build(*changes: dict[str, dict[str, Any]], folder: str = "run") -> TrainConfig:
+        tables: dict[str, dict[str, Any]] = {
+            "model": {"upscale": 2, "channels": 8, "blocks": 2},
+            "data": {"photos": str(photos), "cache": str(tmp_path / "cache"), "holdout": 4, "patch": 8, "batch": 2},
+            "optim": {"steps": 12, "learning_rate": 2e-3, "warmup": 2, "ema": 0.9},
+            "run": {"folder": str(tmp_path / folder), "threads": 1, "checkpoint_every": 5, "validate_every": 6,
+                    "log_every": 4, "calibration_batches": 2},
+        }  # fmt: skip
+        for change in changes:
+            for section, values in change.items():
+                tables.setdefault(section, {}).update(values)
+        return configs.from_dict(tables)
+
+    return build
+
+
+def folder_of(config: TrainConfig) -> Path:
+    return Path(config.run.folder)
+
+
+def weights_of(config: TrainConfig) -> Checkpoint:
+    return checkpoints.load(folder_of(config) / "weights.safetensors")
+
+
+def assert_same_end(one: TrainConfig, two: TrainConfig) -> None:
+    """Both runs ended with bit-equal weights, averages and optimiser states."""
+    for name in ("weights", "checkpoint-0000012"):
+        a, b = (checkpoints.load(folder_of(config) / f"{name}.safetensors") for config in (one, two))
+        assert a.state == b.state and a.state["step"] == 12
+        assert a.tensors.keys() == b.tensors.keys()
+        assert [key for key in a.tensors if not torch.equal(a.tensors[key], b.tensors[key])] == []
+
+
+class Killed(BaseException):
+    """What the tests throw to end a run at some step."""
+
+
+def run_until(config: TrainConfig, step: int, *, resume: bool = False) -> None:
+    """Runs a training that dies when it is about to make a step."""
+    update = Trainer.update
+
+    def dying(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        if trainer.step == step:
+            raise Killed
+        return update(trainer, lr, hr)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "update", dying)
+        train.run(config, resume=resume)
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("kind", [FLOAT, W4A4, W2A2], ids=["float", "W4A4", "W2A2"])
+def test_the_loss_falls(make: Make, kind: dict[str, dict[str, Any]]) -> None:
+    config = make(kind, {"optim": {"steps": 60}, "run": {"log_every": 10, "validate_every": 60}})
+    trainer = train.run(config)
+    lines = train.read_log(folder_of(config))
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 6
+    assert losses[-1] < 0.75 * losses[0]
+    assert all(np.isfinite(losses))
+    assert trainer.validate()["full"] > 12
+
+
+def test_a_run_leaves_log_checkpoints_and_weights(make: Make) -> None:
+    config = make(W4A4)
+    train.run(config)
+    folder = folder_of(config)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint-0000010.safetensors", "checkpoint-0000012.safetensors", "log.jsonl", "weights.safetensors",
+    ]  # fmt: skip
+    first, *lines = train.read_log(folder)
+    assert configs.from_dict(first["config"]) == config
+    assert first["quantized_layers"] == [f"body.{block}.{conv}" for block in (0, 1) for conv in ("conv1", "conv2")]
+    assert (first["photos"], first["held_out"]) == (6, 2)
+    assert [line["step"] for line in lines if "loss" in line] == [4, 8, 12]
+    assert [(line["step"], list(line["psnr"])) for line in lines if "psnr" in line] == [(6, ["full"]), (12, ["full"])]
+    assert all("seconds" in line for line in lines)
+
+
+def test_exported_weights_are_the_average(make: Make) -> None:
+    config = make(W4A4)
+    trainer = train.run(config)
+    network, found = checkpoints.load_network(folder_of(config) / "weights.safetensors")
+    assert found.config == config
+    assert {name.partition(".")[0] for name in found.tensors} == {"ema"}
+    x = torch.rand(1, 3, 9, 9)
+    assert torch.equal(network(x), trainer.averaged(x))
+    assert not torch.equal(network(x), trainer.network(x))
+
+
+def test_a_run_is_not_overwritten(make: Make) -> None:
+    config = make({"optim": {"steps": 2}})
+    train.run(config)
+    with pytest.raises(FileExistsError, match="already holds a run: pass --resume, or choose another"):
+        train.run(config)
+
+
+def test_the_held_out_photographs_never_train(make: Make) -> None:
+    train_photos, val_photos = train.split_photos(make())
+    assert [photo.name for photo in val_photos] == ["0.png", "4.png"]
+    assert [photo.name for photo in train_photos] == ["1.png", "2.png", "3.png", "5.png", "6.png", "7.png"]
+
+
+def test_one_photograph_is_too_few(make: Make, photos: Path) -> None:
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(ValueError, match="got 1 photographs, wanted at least 2"):
+        train.run(make())
+
+
+def test_a_corrupt_photograph_is_reported_and_skipped(
+    make: Make, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "5.png").write_bytes((photos / "5.png").read_bytes()[:3000])
+    config = make({"optim": {"steps": 2}})
+    with caplog.at_level(logging.WARNING):
+        trainer = train.run(config)
+    assert [r.getMessage() for r in caplog.records if "5.png" in r.getMessage() and "skipped" in r.getMessage()]
+    assert len(trainer.train_photos) + len(trainer.val_photos) == 7
+    assert trainer.step == 2
+
+
+# ---- the step
+
+
+def test_the_loss_is_l1_over_all_depths(make: Make) -> None:
+    trainer = Trainer(make(DQA, {"run": {"bf16": False, "depth_weights": [0.5, 0.3, 0.2]}}))
+    lr, hr = trainer.sampler(0)
+    parts = [functional.l1_loss(trainer.network(lr, depth=depth), hr) for depth in ("full", "half", "quarter")]
+    assert len({round(part.item(), 9) for part in parts}) == 3
+    wanted = 0.5 * parts[0] + 0.3 * parts[1] + 0.2 * parts[2]
+    torch.testing.assert_close(trainer.loss(lr, hr), wanted)
+
+
+def test_depths_weigh_the_same_by_default(make: Make) -> None:
+    trainer = Trainer(make(DQA, {"run": {"bf16": False}}))
+    lr, hr = trainer.sampler(0)
+    parts = [functional.l1_loss(trainer.network(lr, depth=count), hr) for count in (4, 2, 1)]
+    torch.testing.assert_close(trainer.loss(lr, hr), sum(parts) / 3)
+
+
+def test_the_average_follows_the_weights(make: Make) -> None:
+    trainer = Trainer(make(W4A4, {"optim": {"ema": 0.6}}))
+    wanted = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    for step in range(8):
+        trainer.update(*trainer.sampler(step))
+        trainer.step += 1
+        decay = min(0.6, (step + 1) / (step + 10))
+        for name, parameter in trainer.network.named_parameters():
+            wanted[name] = decay * wanted[name] + (1 - decay) * parameter.detach()
+    for name, parameter in trainer.averaged.named_parameters():
+        torch.testing.assert_close(parameter, wanted[name], rtol=1e-5, atol=1e-7)
+        assert not parameter.requires_grad
+
+
+def test_gradients_are_clipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    for clip in (0.0, 1e-3):
+        trainer = Trainer(make({"optim": {"gradient_clip": clip}}))
+        monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
+        trainer.update(*trainer.sampler(0))
+        norms.append(math.hypot(*(p.grad.norm().item() for p in trainer.network.parameters())))
+    assert norms[0] > 0.01
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_steps_and_shifts_learn_at_their_own_rate(make: Make) -> None:
+    trainer = Trainer(make(W4A4, {"optim": {"quantizer_rate": 0.25}}))
+    trainer.step = 5
+    trainer.update(*trainer.sampler(5))
+    weights, quantizers = trainer.optimizer.param_groups
+    rate = train.learning_rate(trainer.config.optim, 5)
+    assert (weights["lr"], quantizers["lr"]) == (rate, 0.25 * rate)
+    own = {id(p) for layer in quantized_layers(trainer.network).values() for q in (layer.act_quantizer, layer.weight_quantizer)
+           for p in q.parameters()}  # fmt: skip
+    assert {id(p) for p in quantizers["params"]} == own and len(own) == 4 * 3
+    assert len(weights["params"]) + len(own) == len(list(trainer.network.parameters()))
+
+
+@pytest.mark.parametrize(
+    "settings,step,share",
+    [
+        ({}, 0, 0.1), ({}, 4, 0.5), ({}, 9, 1.0), ({}, 10, 1.0), ({}, 60, 0.55), ({}, 110, 0.1), ({}, 200, 0.1),
+        ({"schedule": "step"}, 59, 1.0), ({"schedule": "step"}, 60, 0.5), ({"schedule": "step"}, 84, 0.5),
+        ({"schedule": "step"}, 85, 0.25), ({"schedule": "step"}, 109, 0.125),
+        ({"schedule": "step", "milestones": [0.2], "step_factor": 0.1}, 30, 0.1),
+        ({"warmup": 0}, 0, 1.0), ({"warmup": 0, "final_rate": 0.0}, 55, 0.5), ({"warmup": 500}, 109, 0.22),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_learning_rates(settings: dict[str, Any], step: int, share: float) -> None:
+    config = OptimConfig(**({"steps": 110, "warmup": 10, "learning_rate": 2e-3, "final_rate": 0.1} | settings))
+    assert train.learning_rate(config, step) == pytest.approx(share * 2e-3, rel=1e-9)
+
+
+def test_validation_scores_the_average_on_the_centre(make: Make, picture: Callable[..., np.ndarray]) -> None:
+    trainer = Trainer(make())
+    hr = picture(500, 420)
+    trainer.val_photos = [Photo("made-up", hr, images.downscale(hr, 2))]
+    lr = trainer.val_photos[0].lr[29:221, 9:201]
+    sr = trainer.averaged(torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    wanted = metrics.psnr(images.to_uint8(sr), hr[58:442, 18:402], 2)
+    assert trainer.validate() == {"full": pytest.approx(wanted, abs=1e-9)}
+
+
+# ---- interruptions
+
+
+@KINDS
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+def test_a_resumed_run_ends_bit_equal(make: Make, kind: dict[str, dict[str, Any]], bf16: bool) -> None:
+    whole, broken = (make(kind, {"run": {"bf16": bf16}}, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    run_until(broken, 8)  # the newest checkpoint is that of step 5
+    run_until(broken, 11, resume=True)  # that of step 10
+    trainer = train.run(broken, resume=True)
+    assert trainer.step == 12
+    for config in (whole, broken):  # where the runs lie is the only difference
+        assert [path.stem for path in checkpoints.saved_steps(folder_of(config))][0] == "checkpoint-0000012"
+    assert_same_end(whole, broken)
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    whole, broken = (make(W4A4, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    run_until(broken, 11)
+    newest = folder_of(broken) / "checkpoint-0000010.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    (folder_of(broken) / ".checkpoint-0000011.safetensors-a1b2").write_bytes(b"half a file")
+    trainer = Trainer(broken)
+    with caplog.at_level(logging.WARNING):
+        assert trainer.resume() and trainer.step == 5
+    assert "checkpoint-0000010.safetensors: not a readable checkpoint" in caplog.text
+    train.run(broken, resume=True)
+    assert_same_end(whole, broken)
+
+
+def test_a_torn_checkpoint_never_displaces_a_sound_one(make: Make) -> None:
+    config = make({"run": {"keep": 1, "checkpoint_every": 3}})
+    run_until(config, 10)
+    torn = folder_of(config) / "checkpoint-0000011.safetensors"
+    torn.write_bytes(b"torn")
+    run_until(config, 10, resume=True)
+    trainer = Trainer(config)
+    assert trainer.resume() and trainer.step == 9
+
+
+def test_a_disk_that_fills_during_a_save_spares_the_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = (make(W4A4, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    run_until(broken, 8)
+    before = {path.name: path.read_bytes() for path in folder_of(broken).glob("*.safetensors")}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        train.run(broken, resume=True)
+    assert {path.name: path.read_bytes() for path in folder_of(broken).glob("*.safetensors")} == before
+    train.run(broken, resume=True)
+    assert_same_end(whole, broken)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_bit_equal(make: Make, tmp_path: Path) -> None:
+    whole, broken = (make(W4A4, {"run": {"checkpoint_every": 1}}, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    (tmp_path / "config.json").write_text(json.dumps(broken.to_dict()))
+    code = (
+        "import json, sys, torch; from quantsr import config, train; torch.set_num_threads(1); "
+        "train.run(config.from_dict(json.load(open(sys.argv[1]))))"
+    )
+    source = str(Path(train.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "config.json")], env=os.environ | {"PYTHONPATH": source}
+    )
+    for _ in range(6000):
+        if len(checkpoints.saved_steps(folder_of(broken))) >= 2 or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoints.saved_steps(folder_of(broken))
+    train.run(broken, resume=True)
+    assert_same_end(whole, broken)
+
+
+def test_minutes_stop_the_run_with_a_checkpoint(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, timed = (make(W4A4, folder=name) for name in ("whole", "timed"))
+    train.run(whole)
+    clock = iter(range(0, 10_000, 10))  # ten seconds at every look
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        trainer = train.run(timed, minutes=1.25)
+    assert trainer.step == 7
+    assert [path.stem for path in checkpoints.saved_steps(folder_of(timed))] == ["checkpoint-0000007", "checkpoint-0000005"]
+    assert not (folder_of(timed) / "weights.safetensors").exists()
+    train.run(timed, resume=True)
+    assert_same_end(whole, timed)
+
+
+def test_no_minutes_are_no_steps(make: Make) -> None:
+    config = make()
+    assert train.run(config, minutes=0).step == 0
+    assert train.run(config, resume=True).step == 12
+
+
+def test_resuming_a_finished_run_changes_nothing(make: Make) -> None:
+    config = make(W4A4)
+    train.run(config)
+    before = weights_of(config)
+    train.run(config, resume=True)
+    after = weights_of(config)
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+
+
+def test_resuming_nothing_starts_from_the_beginning(make: Make) -> None:
+    one, two = (make(folder=name) for name in ("one", "two"))
+    train.run(one)
+    train.run(two, resume=True)
+    assert_same_end(one, two)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_only_the_newest_checkpoints_stay(make: Make, keep: int) -> None:
+    config = make({"run": {"keep": keep, "checkpoint_every": 2}})
+    train.run(config)
+    assert [int(path.stem[-7:]) for path in checkpoints.saved_steps(folder_of(config))] == [12, 10, 8][:keep]
+
+
+# ---- divergence
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], how: Callable[[Tensor], Tensor]) -> None:
+    """Makes the loss of some steps non-finite."""
+    loss = Trainer.loss
+
+    def poisoned(trainer: Trainer, lr: Tensor, hr: Tensor) -> Tensor:
+        value = loss(trainer, lr, hr)
+        return how(value) if trainer.step in steps else value
+
+    monkeypatch.setattr(Trainer, "loss", poisoned)
+
+
+def infinite_gradient(loss: Tensor) -> Tensor:
+    return (loss - loss.detach()).abs().sqrt() + 0.1  # finite, with an infinite slope at 0
+
+
+POISONS = pytest.mark.parametrize(
+    "how", [lambda loss: loss * math.nan, lambda loss: loss * math.inf, infinite_gradient], ids=["nan", "inf", "gradient"]
+)
+
+
+@POISONS
+def test_a_non_finite_step_leaves_everything_as_it_was(
+    make: Make, monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor], Tensor]
+) -> None:
+    trainer = Trainer(make(W4A4))
+    poison(monkeypatch, {3}, how)
+    for step in range(3):
+        assert math.isfinite(trainer.update(*trainer.sampler(step)))
+        trainer.step += 1
+    before = {name: tensor.clone() for name, tensor in trainer._tensors().items()}
+    assert math.isnan(trainer.update(*trainer.sampler(3)))
+    after = trainer._tensors()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@POISONS
+def test_a_run_survives_a_few_bad_steps(
+    make: Make, monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor], Tensor]
+) -> None:
+    config = make({"run": {"max_bad_steps": 3}})
+    poison(monkeypatch, {2, 3, 4, 6, 7, 8}, how)  # never more than three in a row
+    assert train.run(config).step == 12
+    for path in [*checkpoints.saved_steps(folder_of(config)), folder_of(config) / "weights.safetensors"]:
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoints.load(path).tensors.values())
+
+
+def test_the_log_stays_plain_json_and_counts_skipped_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make()
+    poison(monkeypatch, {1, 4, 5, 6, 7}, lambda loss: loss * math.nan)
+    train.run(config)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (folder_of(config) / "log.jsonl").read_text().splitlines()
+    lines = [json.loads(line, parse_constant=refuse) for line in text]
+    losses = {line["step"]: (line["loss"], line.get("skipped", 0)) for line in lines if "loss" in line}
+    assert [skipped for _, skipped in losses.values()] == [1, 4, 0]
+    assert losses[8][0] is None and losses[4][0] > 0
+
+
+def test_too_many_bad_steps_stop_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make({"run": {"max_bad_steps": 3, "checkpoint_every": 2}})
+    with monkeypatch.context() as patch:
+        poison(patch, set(range(5, 99)), lambda loss: loss * math.nan)
+        with pytest.raises(train.TrainingDiverged, match="step 8: 4 non-finite losses in a row; lower the rate"):
+            train.run(config)
+    assert not (folder_of(config) / "weights.safetensors").exists()
+    assert train.run(config, resume=True).step == 12  # the checkpoints are sound
+
+
+def test_non_finite_weights_are_never_saved(make: Make) -> None:
+    trainer = Trainer(make())
+    folder_of(trainer.config).mkdir()
+    trainer.network.head.weight.data[0, 0, 0, 0] = math.nan
+    with pytest.raises(CheckpointError, match=r"model\.head\.weight holds a non-finite value"):
+        trainer.save()
+    assert not list(folder_of(trainer.config).iterdir())
+
+
+# ---- starting from other weights
+
+
+def started_from(make: Make, source: TrainConfig, *changes: dict[str, dict[str, Any]], folder: str = "next") -> Trainer:
+    init = {"run": {"init": str(folder_of(source) / "weights.safetensors")}}
+    return Trainer(make(*changes, init, folder=folder))
+
+
+def test_the_body_moves_between_upscales(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    source = make({"model": {"upscale": 4}})
+    train.run(source)
+    with caplog.at_level(logging.WARNING):
+        network = started_from(make, source).network
+    given, own = weights_of(source).part("ema"), network.state_dict()
+    assert network.upscale == 2
+    for name, tensor in given.items():
+        assert torch.equal(own[name], tensor) != name.startswith("upsampler"), name
+    assert "upsampler.0.bias, upsampler.0.weight" in caplog.text
+
+
+def test_other_bits_keep_the_weights_and_calibrate_anew(make: Make) -> None:
+    source = make(W4A4)
+    train.run(source)
+    given = weights_of(source).part("ema")
+    trainer = started_from(make, source, W2A2)
+    own = trainer.network.state_dict()
+    for name, layer in quantized_layers(trainer.network).items():
+        assert torch.equal(layer.weight, given[f"{name}.weight"])
+        assert layer.weight_quantizer.scale.item() == pytest.approx(2 * layer.weight.abs().mean().item(), rel=1e-5)
+        assert layer.act_quantizer.calibrated and not layer.act_quantizer.shift.any()
+        for part in ("act_quantizer", "weight_quantizer"):
+            assert not torch.equal(own[f"{name}.{part}.scale"], given[f"{name}.{part}.scale"])
+    assert train.run(make(W2A2, folder="again")).step == 12
+
+
+def test_equal_bits_keep_the_quantizers(make: Make) -> None:
+    source = make(W4A4, {"model": {"upscale": 4}})
+    train.run(source)
+    given, own = weights_of(source).part("ema"), started_from(make, source, W4A4).network.state_dict()
+    body = [name for name in own if name.startswith("body")]
+    assert len(body) == 4 * (2 + 3 + 2) + 2
+    assert all(torch.equal(own[name], given[name]) for name in body)
+
+
+def test_quantizing_starts_from_float_weights(make: Make) -> None:
+    source = make()
+    train.run(source)
+    trainer = started_from(make, source, W4A4)
+    given = weights_of(source).part("ema")
+    assert all(torch.equal(tensor, trainer.network.state_dict()[name]) for name, tensor in given.items())
+    assert len(quantized_layers(trainer.network)) == 4
+    twin = train.start_network(source, None, trainer.sampler)
+    twin.load_state_dict(given)
+    x = torch.rand(1, 3, 12, 12)
+    assert (trainer.network(x) - twin(x)).abs().mean() < 0.05
+
+
+def test_several_depths_rank_the_blocks_of_their_source(make: Make) -> None:
+    source = make(W4A4, {"model": {"blocks": 4}})
+    train.run(source)
+    path = folder_of(source) / "weights.safetensors"
+    found = checkpoints.load(path)
+    for block, gain in enumerate((1.2, 0.7, 1.0, 0.9)):
+        found.tensors[f"ema.body.{block}.gain"].fill_(gain)
+    checkpoints.save(path, found)
+    trainer = started_from(make, source, DQA)
+    assert trainer.network.ranking == trainer.averaged.ranking == (1, 3, 2, 0)
+    folder_of(trainer.config).mkdir()
+    trainer.save()
+    for block in trainer.network.body:
+        block.gain.data.fill_(1.0)
+    again = Trainer(trainer.config)
+    assert again.resume() and again.network.ranking == again.averaged.ranking == (1, 3, 2, 0)
+
+
+# ---- teachers
+
+
+def test_a_checkpoint_teaches(make: Make) -> None:
+    x4 = {"model": {"upscale": 4}}
+    teacher = make(x4, folder="teacher")
+    train.run(teacher)
+    taught = {"teacher": {"weights": str(folder_of(teacher) / "weights.safetensors"), "weight": 0.25}}
+    trainer = Trainer(make(x4, W2A2, taught, {"run": {"bf16": False}}))
+    assert isinstance(trainer.teacher, EDSR) and not trainer.teacher.training
+    assert not any(p.requires_grad for p in trainer.teacher.parameters())
+    lr, hr = trainer.sampler(0)
+    sr, wanted = trainer.network(lr), trainer.teacher(lr)
+    loss = 0.75 * functional.l1_loss(sr, hr) + 0.25 * functional.l1_loss(sr, wanted)
+    torch.testing.assert_close(trainer.loss(lr, hr), loss)
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    trainer.update(lr, hr)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.teacher.state_dict().items())
+
+
+def test_rlfn_teaches(make: Make, data_folder: Path) -> None:
+    weights = str(data_folder / "weights" / "rlfn" / "team04_rlfn.pth")
+    changes = {"model": {"upscale": 4}, "data": {"patch": 16}, "teacher": {"weights": weights, "kind": "rlfn"}}
+    trainer = Trainer(make(changes))
+    assert trainer.teacher is not None and not any(p.requires_grad for p in trainer.teacher.parameters())
+    lr, hr = trainer.sampler(0)
+    taught = trainer._teach(lr)
+    assert taught is not None and taught.shape == hr.shape and taught.dtype == torch.float32
+    assert functional.l1_loss(taught, hr) < 0.5 * functional.l1_loss(hr.mean(), hr)  # it does enlarge
+    assert math.isfinite(trainer.update(lr, hr))
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.canary), "w"))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, form: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "weights.pth"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Hostile(canary)))
+    else:
+        torch.save({"fea_conv.weight": Hostile(canary)}, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(CheckpointError, match=r"weights\.pth: not RLFN x4 weights"):
+        load_teacher(TeacherConfig(weights=str(path), kind="rlfn"), torch.device("cpu"))
+    assert not canary.exists()
+    path.unlink()
+    path.write_bytes(pickle.dumps(Hostile(canary)))
+    with pytest.raises(CheckpointError):
+        load_teacher(TeacherConfig(weights=str(path), kind="checkpoint"), torch.device("cpu"))
+    assert not canary.exists()
+    pickle.loads(path.read_bytes())  # the file is indeed hostile
+    assert canary.exists()
+
+
+UNFIT: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda path: None,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no weights at all"),
+    "a tensor": lambda path: torch.save(torch.zeros(3), path),
+    "a list": lambda path: torch.save([torch.zeros(3)], path),
+    "other weights": lambda path: torch.save(nn.Conv2d(3, 3, 3).state_dict(), path),
+    "torn": lambda path: (torch.save(EDSR().state_dict(), path), path.write_bytes(path.read_bytes()[:-5000])),
+}
+
+
+@pytest.mark.parametrize("kind", ["rlfn", "checkpoint"])
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_unfit_teachers_are_refused(tmp_path: Path, unfit: str, kind: str) -> None:
+    path = tmp_path / "weights.pth"
+    UNFIT[unfit](path)
+    with pytest.raises(CheckpointError, match=r"weights\.pth: "):
+        load_teacher(TeacherConfig(weights=str(path), kind=kind), torch.device("cpu"))
