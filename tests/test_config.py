@@ -93,6 +93,13 @@ def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
         configs.from_dict({section: {key: value}})
 
 
+def test_rlfn_teaches_x4_only() -> None:
+    teacher = {"weights": "team04_rlfn.pth", "kind": "rlfn"}
+    configs.from_dict({"model": {"upscale": 4}, "teacher": teacher})
+    with pytest.raises(ConfigError, match=r"model\.upscale: got 2, wanted 4"):
+        configs.from_dict({"model": {"upscale": 2}, "teacher": teacher})
+
+
 @pytest.mark.parametrize("content", ["[model", "steps = = 1", "\xff"], ids=["bracket", "syntax", "encoding"])
 def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.toml"
@@ -103,7 +110,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
         configs.load(tmp_path / "missing.toml")
 
 
-@pytest.mark.parametrize("quant", [None, QuantConfig(weight_bits=2, act_bits=3, temperature=0.0)], ids=["float", "W2A3"])
+@pytest.mark.parametrize("quant", [None, QuantConfig(weight_bits=2, act_bits=3, temperature=0)], ids=["float", "W2A3"])
 def test_tables_round_trip(quant: QuantConfig | None) -> None:
     optim = configs.OptimConfig(schedule="step", milestones=[0.25])
     run = configs.RunConfig(depths=["full", "half"], depth_weights=[0.75, 0.25])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from quantsr import _native, reference
-from quantsr.engine import Engine, available_isas
+from quantsr.engine import Engine, available_isas, qconv_kernel_names
 from quantsr.packing import bits
 from quantsr.packing.ops import Op, PackedModel, Program, trace
 
 ISAS = available_isas()
+KERNELS = [(isa, kernel) for isa in ISAS for kernel in qconv_kernel_names(isa)]
 SIZES = [(1, 1), (1, 2), (3, 5), (6, 12), (13, 18), (22, 31), (67, 35)]
 FILLS = ["random", "min", "max", "extremes", "mostly_min", "mostly_max"]
 
@@ -26,8 +27,8 @@ def fill(rng, kind, low, high, shape):
     return np.where(rng.random(shape) < share, high, low)
 
 
-def run_native(ops, output, image, isa, threads=1):
-    engine = _native.Engine(ops, output, image.shape[2], threads, isa)
+def run_native(ops, output, image, isa, kernel=""):
+    engine = _native.Engine(ops, output, image.shape[2], 1, isa, kernel)
     h, w, _ = image.shape
     out = np.empty((h * engine.upscale, w * engine.upscale, engine.output_channels), np.float32)
     engine.run(np.ascontiguousarray(image, np.float32), out)
@@ -41,8 +42,9 @@ def integer_conv(codes, weights, zero):
     padded[k // 2 : k // 2 + h, k // 2 : k // 2 + w] = codes
     acc = np.zeros((h, w, o), np.int64)
     for ky, kx in itertools.product(range(k), range(k)):
+        window = padded[ky : ky + h, kx : kx + w] - zero
         # float64 products and sums of these integers are exact
-        acc += ((padded[ky : ky + h, kx : kx + w] - zero).astype(float) @ weights[:, ky, kx].T.astype(float)).astype(int)
+        acc += (window.astype(float) @ weights[:, ky, kx].T.astype(float)).astype(int)
     return acc
 
 
@@ -62,40 +64,40 @@ def qconv_ops(weights, weight_bits, act_bits, zero, mul=None, bias=None):
     ]
 
 
-def assert_exact(rng, isa, size, channels, outputs, kernel, weight_bits, act_bits, signed, a_fill, w_fill):
+def assert_exact(rng, kernel_row, size, channels, outputs, kernel, weight_bits, act_bits, signed, a_fill, w_fill):
     zero = 2 ** (act_bits - 1) if signed else 0
     half = 2 ** (weight_bits - 1)
     codes = fill(rng, a_fill, 0, 2**act_bits - 1, (*size, channels))
     weights = fill(rng, w_fill, -half, half - 1, (outputs, kernel, kernel, channels))
-    got = run_native(qconv_ops(weights, weight_bits, act_bits, zero), "y", codes, isa)
+    got = run_native(qconv_ops(weights, weight_bits, act_bits, zero), "y", codes, *kernel_row)
     np.testing.assert_array_equal(got, integer_conv(codes, weights, zero))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
 @pytest.mark.parametrize("weight_bits", [2, 3, 4])
 @pytest.mark.parametrize("act_bits", [2, 3, 4])
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-def test_qconv_sums_are_exact_for_all_extremes(isa, weight_bits, act_bits, signed):
+def test_qconv_sums_are_exact_for_all_extremes(kernel_row, weight_bits, act_bits, signed):
     rng = np.random.default_rng(1)
     for a_fill, w_fill in itertools.product(FILLS, FILLS):
-        assert_exact(rng, isa, (5, 8), 64, 64, 3, weight_bits, act_bits, signed, a_fill, w_fill)
+        assert_exact(rng, kernel_row, (5, 8), 64, 64, 3, weight_bits, act_bits, signed, a_fill, w_fill)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_qconv_sums_are_exact_for_all_sizes(isa, kernel, size):
+def test_qconv_sums_are_exact_for_all_sizes(kernel_row, kernel, size):
     rng = np.random.default_rng(2)
     for channels, outputs in [(1, 1), (3, 17), (16, 16), (20, 48), (64, 64), (60, 33), (65, 100)]:
-        assert_exact(rng, isa, size, channels, outputs, kernel, 4, 4, True, "random", "random")
+        assert_exact(rng, kernel_row, size, channels, outputs, kernel, 4, 4, True, "random", "random")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
 @pytest.mark.parametrize("channels", [128, 200, 520])
-def test_qconv_sums_do_not_overflow_in_deep_layers(isa, channels):
+def test_qconv_sums_do_not_overflow_in_deep_layers(kernel_row, channels):
     rng = np.random.default_rng(3)
     for kernel, a_fill, w_fill in itertools.product([1, 3], ["max", "min"], ["min", "max", "mostly_min"]):
-        assert_exact(rng, isa, (3, 4), channels, 20, kernel, 4, 4, True, a_fill, w_fill)
+        assert_exact(rng, kernel_row, (3, 4), channels, 20, kernel, 4, 4, True, a_fill, w_fill)
 
 
 def conv_ops(rng, channels, outputs, kernel):
@@ -163,7 +165,8 @@ class Builder:
         return self.add("conv2d", [x], outputs, {}, {"weight": weight, "bias": self.floats(outputs)})
 
     def residual(self, skip, branch):
-        return self.add("residual", [skip, branch], self.channels[skip], {"gain": float(np.float32(self.rng.uniform()))})
+        gain = float(np.float32(self.rng.uniform()))
+        return self.add("residual", [skip, branch], self.channels[skip], {"gain": gain})
 
     def grow(self):
         names = [v for v in self.channels if self.ops == [] or v != "image"]
@@ -216,8 +219,9 @@ def random_image(seed):
 def test_random_programs_equal_the_reference(seed):
     model, image = random_model(seed, with_conv2d=False), random_image(seed)
     expected = reference.run(model.programs["full"], model.tensors, image)
-    for isa in ISAS:
-        np.testing.assert_array_equal(Engine(model, threads=1, isa=isa)(image), expected, err_msg=isa)
+    for isa, kernel in KERNELS:
+        got = Engine(model, threads=1, isa=isa, preferred_kernel=kernel)(image)
+        np.testing.assert_array_equal(got, expected, err_msg=kernel)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -225,11 +229,11 @@ def test_random_programs_give_the_same_bytes_however_they_run(seed):
     model, image = random_model(seed, with_conv2d=True), random_image(seed)
     expected = Engine(model, threads=1, isa="ref")(image).tobytes()
     tile = 1 + seed % 9
-    for isa, threads in itertools.product(ISAS, [1, 2]):
-        engine = Engine(model, threads=threads, isa=isa)
-        assert engine(image).tobytes() == expected, (isa, threads)
+    for (isa, kernel), threads in itertools.product(KERNELS, [1, 2]):
+        engine = Engine(model, threads=threads, isa=isa, preferred_kernel=kernel)
+        assert engine(image).tobytes() == expected, (kernel, threads)
         if isa != "ref":
-            assert engine(image, tile=tile).tobytes() == expected, (isa, threads, tile)
+            assert engine(image, tile=tile).tobytes() == expected, (kernel, threads, tile)
             assert engine(image).tobytes() == expected, "after another size"
 
 
@@ -369,6 +373,7 @@ def test_isa_from_the_environment(model, monkeypatch):
         ({"threads": 0}, r"wanted 1\.\.1024, got 0"),
         ({"threads": 100000}, r"wanted 1\.\.1024, got 100000"),
         ({"isa": "avx9"}, "avx9"),
+        ({"isa": "ref", "preferred_kernel": "direct_avx2"}, "one of direct_ref, got 'direct_avx2'"),
     ],
     ids=str,
 )
@@ -417,6 +422,13 @@ def changed(index=1, attrs=None, tensors=None, **fields):
 
 
 F32 = np.float32
+
+
+def float_conv(shape):
+    tensors = {"weight": np.zeros(shape, F32), "bias": np.zeros(shape[0], F32)}
+    return [("conv2d", ["image"], "y", {}, tensors)]
+
+
 BAD_PROGRAMS = {
     "no ops": [],
     "unknown kind": changed(kind="conv3d"),
@@ -458,10 +470,10 @@ BAD_PROGRAMS = {
     "shuffle channels": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 3}, {})],
     "shuffle upscale": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 5}, {})],
     "residual channels": [*changed(), ("residual", ["image", "y"], "z", {"gain": 1.0}, {})],
-    "conv2d even": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((4, 2, 2, 2), F32), "bias": np.zeros(4, F32)})],
-    "conv2d inputs": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((4, 3, 3, 5), F32), "bias": np.zeros(4, F32)})],
-    "conv2d flat": [("conv2d", ["image"], "y", {}, {"weight": np.zeros(4, F32), "bias": np.zeros(4, F32)})],
-    "conv2d empty": [("conv2d", ["image"], "y", {}, {"weight": np.zeros((0, 3, 3, 2), F32), "bias": np.zeros(0, F32)})],
+    "conv2d even": float_conv((4, 2, 2, 2)),
+    "conv2d inputs": float_conv((4, 3, 3, 5)),
+    "conv2d flat": float_conv((4,)),
+    "conv2d empty": float_conv((0, 3, 3, 2)),
     "two zeros": [
         *changed(),
         (*changed()[1][:2], "z", {**changed()[1][3], "zero": 0}, changed()[1][4]),

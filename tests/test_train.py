@@ -66,6 +66,10 @@ def weights_of(config: TrainConfig) -> Checkpoint:
     return checkpoints.load(folder_of(config) / "weights.safetensors")
 
 
+def steps_saved(config: TrainConfig) -> list[int]:
+    return [int(path.stem.rpartition("-")[2]) for path in checkpoints.saved_steps(folder_of(config))]
+
+
 def assert_same_end(one: TrainConfig, two: TrainConfig) -> None:
     """Both runs ended with bit-equal weights, averages and optimiser states."""
     for name in ("weights", "checkpoint-0000012"):
@@ -122,6 +126,8 @@ def test_a_run_leaves_log_checkpoints_and_weights(make: Make) -> None:
     assert [line["step"] for line in lines if "loss" in line] == [4, 8, 12]
     assert [(line["step"], list(line["psnr"])) for line in lines if "psnr" in line] == [(6, ["full"]), (12, ["full"])]
     assert all("seconds" in line for line in lines)
+    rates = {line["step"]: line["learning_rate"] for line in lines if "loss" in line}
+    assert rates == {step: train.learning_rate(config.optim, step - 1) for step in (4, 8, 12)}  # of the step just made
 
 
 def test_exported_weights_are_the_average(make: Make) -> None:
@@ -130,9 +136,11 @@ def test_exported_weights_are_the_average(make: Make) -> None:
     network, found = checkpoints.load_network(folder_of(config) / "weights.safetensors")
     assert found.config == config
     assert {name.partition(".")[0] for name in found.tensors} == {"ema"}
+    own, averaged = network.state_dict(), trainer.averaged.state_dict()
+    assert own.keys() == averaged.keys() and all(torch.equal(own[name], averaged[name]) for name in own)
+    assert not torch.equal(network.head.weight, trainer.network.head.weight)
     x = torch.rand(1, 3, 9, 9)
-    assert torch.equal(network(x), trainer.averaged(x))
-    assert not torch.equal(network(x), trainer.network(x))
+    torch.testing.assert_close(network(x), trainer.averaged(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_is_not_overwritten(make: Make) -> None:
@@ -218,8 +226,8 @@ def test_steps_and_shifts_learn_at_their_own_rate(make: Make) -> None:
     weights, quantizers = trainer.optimizer.param_groups
     rate = train.learning_rate(trainer.config.optim, 5)
     assert (weights["lr"], quantizers["lr"]) == (rate, 0.25 * rate)
-    own = {id(p) for layer in quantized_layers(trainer.network).values() for q in (layer.act_quantizer, layer.weight_quantizer)
-           for p in q.parameters()}  # fmt: skip
+    layers = quantized_layers(trainer.network).values()
+    own = {id(p) for layer in layers for p in (*layer.act_quantizer.parameters(), *layer.weight_quantizer.parameters())}
     assert {id(p) for p in quantizers["params"]} == own and len(own) == 4 * 3
     assert len(weights["params"]) + len(own) == len(list(trainer.network.parameters()))
 
@@ -262,8 +270,6 @@ def test_a_resumed_run_ends_bit_equal(make: Make, kind: dict[str, dict[str, Any]
     run_until(broken, 11, resume=True)  # that of step 10
     trainer = train.run(broken, resume=True)
     assert trainer.step == 12
-    for config in (whole, broken):  # where the runs lie is the only difference
-        assert [path.stem for path in checkpoints.saved_steps(folder_of(config))][0] == "checkpoint-0000012"
     assert_same_end(whole, broken)
 
 
@@ -282,14 +288,16 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(make: Make, caplog: pyte
     assert_same_end(whole, broken)
 
 
-def test_a_torn_checkpoint_never_displaces_a_sound_one(make: Make) -> None:
-    config = make({"run": {"keep": 1, "checkpoint_every": 3}})
-    run_until(config, 10)
-    torn = folder_of(config) / "checkpoint-0000011.safetensors"
-    torn.write_bytes(b"torn")
-    run_until(config, 10, resume=True)
-    trainer = Trainer(config)
-    assert trainer.resume() and trainer.step == 9
+@pytest.mark.parametrize("change", [W2A2, {"model": {"upsampler": "paper"}}], ids=["bits", "upsampler"])
+def test_a_run_is_not_resumed_as_another(make: Make, change: dict[str, dict[str, Any]]) -> None:
+    run_until(make(W4A4), 6)
+    with pytest.raises(CheckpointError, match=r"checkpoint-0000005\.safetensors: got \[.*not the same run"):
+        train.run(make(W4A4, change), resume=True)
+
+
+def test_a_longer_schedule_may_be_resumed(make: Make) -> None:
+    train.run(make(W4A4))
+    assert train.run(make(W4A4, {"optim": {"steps": 14}}), resume=True).step == 14
 
 
 def test_a_disk_that_fills_during_a_save_spares_the_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +349,7 @@ def test_minutes_stop_the_run_with_a_checkpoint(make: Make, monkeypatch: pytest.
         patch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         trainer = train.run(timed, minutes=1.25)
     assert trainer.step == 7
-    assert [path.stem for path in checkpoints.saved_steps(folder_of(timed))] == ["checkpoint-0000007", "checkpoint-0000005"]
+    assert steps_saved(timed) == [7, 5]
     assert not (folder_of(timed) / "weights.safetensors").exists()
     train.run(timed, resume=True)
     assert_same_end(whole, timed)
@@ -373,7 +381,7 @@ def test_resuming_nothing_starts_from_the_beginning(make: Make) -> None:
 def test_only_the_newest_checkpoints_stay(make: Make, keep: int) -> None:
     config = make({"run": {"keep": keep, "checkpoint_every": 2}})
     train.run(config)
-    assert [int(path.stem[-7:]) for path in checkpoints.saved_steps(folder_of(config))] == [12, 10, 8][:keep]
+    assert steps_saved(config) == [12, 10, 8][:keep]
 
 
 # ---- divergence
@@ -395,7 +403,9 @@ def infinite_gradient(loss: Tensor) -> Tensor:
 
 
 POISONS = pytest.mark.parametrize(
-    "how", [lambda loss: loss * math.nan, lambda loss: loss * math.inf, infinite_gradient], ids=["nan", "inf", "gradient"]
+    "how",
+    [lambda loss: loss * math.nan, lambda loss: loss * math.inf, infinite_gradient],
+    ids=["nan", "inf", "gradient"],
 )
 
 
@@ -516,21 +526,25 @@ def test_quantizing_starts_from_float_weights(make: Make) -> None:
     assert (trainer.network(x) - twin(x)).abs().mean() < 0.05
 
 
+def set_gains(config: TrainConfig, *gains: float) -> None:
+    path = folder_of(config) / "weights.safetensors"
+    found = checkpoints.load(path)
+    for block, gain in enumerate(gains):
+        found.tensors[f"ema.body.{block}.gain"].fill_(gain)
+    checkpoints.save(path, found)
+
+
 def test_several_depths_rank_the_blocks_of_their_source(make: Make) -> None:
     source = make(W4A4, {"model": {"blocks": 4}})
     train.run(source)
-    path = folder_of(source) / "weights.safetensors"
-    found = checkpoints.load(path)
-    for block, gain in enumerate((1.2, 0.7, 1.0, 0.9)):
-        found.tensors[f"ema.body.{block}.gain"].fill_(gain)
-    checkpoints.save(path, found)
+    set_gains(source, 1.2, 0.7, 1.0, 0.9)
     trainer = started_from(make, source, DQA)
     assert trainer.network.ranking == trainer.averaged.ranking == (1, 3, 2, 0)
     folder_of(trainer.config).mkdir()
     trainer.save()
-    for block in trainer.network.body:
-        block.gain.data.fill_(1.0)
+    set_gains(source, 1.0, 2.0, 3.0, 4.0)
     again = Trainer(trainer.config)
+    assert again.network.ranking == (0, 1, 2, 3)
     assert again.resume() and again.network.ranking == again.averaged.ranking == (1, 3, 2, 0)
 
 
@@ -554,6 +568,13 @@ def test_a_checkpoint_teaches(make: Make) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.teacher.state_dict().items())
 
 
+def test_a_teacher_of_another_factor_is_refused(make: Make) -> None:
+    teacher = make({"model": {"upscale": 4}, "optim": {"steps": 2}}, folder="teacher")
+    train.run(teacher)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: got a teacher of x4, wanted x2"):
+        Trainer(make({"teacher": {"weights": str(folder_of(teacher) / "weights.safetensors")}}))
+
+
 def test_rlfn_teaches(make: Make, data_folder: Path) -> None:
     weights = str(data_folder / "weights" / "rlfn" / "team04_rlfn.pth")
     changes = {"model": {"upscale": 4}, "data": {"patch": 16}, "teacher": {"weights": weights, "kind": "rlfn"}}
@@ -562,7 +583,7 @@ def test_rlfn_teaches(make: Make, data_folder: Path) -> None:
     lr, hr = trainer.sampler(0)
     taught = trainer._teach(lr)
     assert taught is not None and taught.shape == hr.shape and taught.dtype == torch.float32
-    assert functional.l1_loss(taught, hr) < 0.5 * functional.l1_loss(hr.mean(), hr)  # it does enlarge
+    assert functional.l1_loss(taught, hr) < 0.5 * (hr - hr.mean()).abs().mean()  # it does enlarge
     assert math.isfinite(trainer.update(lr, hr))
 
 
@@ -576,6 +597,7 @@ class Hostile:
         return (open, (str(self.canary), "w"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, form: str) -> None:
     canary, path = tmp_path / "canary", tmp_path / "weights.pth"
@@ -584,12 +606,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, form: str) -> None:
     else:
         torch.save({"fea_conv.weight": Hostile(canary)}, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(CheckpointError, match=r"weights\.pth: not RLFN x4 weights"):
-        load_teacher(TeacherConfig(weights=str(path), kind="rlfn"), torch.device("cpu"))
+        load_teacher(TrainConfig(teacher=TeacherConfig(weights=str(path), kind="rlfn")), torch.device("cpu"))
     assert not canary.exists()
     path.unlink()
     path.write_bytes(pickle.dumps(Hostile(canary)))
     with pytest.raises(CheckpointError):
-        load_teacher(TeacherConfig(weights=str(path), kind="checkpoint"), torch.device("cpu"))
+        load_teacher(TrainConfig(teacher=TeacherConfig(weights=str(path), kind="checkpoint")), torch.device("cpu"))
     assert not canary.exists()
     pickle.loads(path.read_bytes())  # the file is indeed hostile
     assert canary.exists()
@@ -612,4 +634,4 @@ def test_unfit_teachers_are_refused(tmp_path: Path, unfit: str, kind: str) -> No
     path = tmp_path / "weights.pth"
     UNFIT[unfit](path)
     with pytest.raises(CheckpointError, match=r"weights\.pth: "):
-        load_teacher(TeacherConfig(weights=str(path), kind=kind), torch.device("cpu"))
+        load_teacher(TrainConfig(teacher=TeacherConfig(weights=str(path), kind=kind)), torch.device("cpu"))

@@ -1,6 +1,6 @@
-// Speed of the convolution kernels for one 64 -> 64 layer on one thread, in multiply-adds per second of CPU time, beside
-// what the bare instructions reach. Candidates take turns, so that a slow moment hits all of them alike; the table gives
-// median and best. Usage: bench_kernels [side = 256] [rounds = 15]
+// Speed of the convolution kernels for one 64 -> 64 layer on one thread, in multiply-adds per second of CPU time,
+// beside what the bare instructions reach. Candidates take turns, so that a slow moment hits all of them alike; the
+// table gives median and best. Usage: bench_kernels [side = 256] [rounds = 15]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -91,20 +91,32 @@ double macs(const Layer& layer) { return 9.0 * kChannels * kChannels * layer.sid
 
 void add_kernels(Isa isa, Layer& layer, std::vector<Candidate>& out) {
   const ConvShape shape{kChannels, kChannels, 3, 4, 4, 8};
-  for (const QConvKernel* kernel : qconv_kernels(isa, shape)) {
+  for (const QConvKernel* kernel : qconv_kernels(isa)) {
+    if (!kernel->fits(shape, layer.weights.data())) continue;
     auto packed = std::make_shared<PackedConv>(kernel->prepare(shape, layer.weights.data()));
     auto scratch = std::make_shared<AlignedArray<std::byte>>(packed->scratch_bytes);
     for (const bool residual : {false, true}) {
-      const QConvJob job{shape,      packed->codes.data(), packed->init.data(), layer.view<const uint8_t>(layer.codes.data()),
-                         layer.side, layer.side,           layer.epilogue(residual, true)};
-      out.push_back({std::string("qconv2d ") + kernel->name + (residual ? " + residual" : " + relu"), macs(layer),
-                     [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), scratch->data()); }});
+      const QConvJob job{shape,
+                         packed->codes.data(),
+                         packed->init.data(),
+                         layer.view<const uint8_t>(layer.codes.data()),
+                         layer.side,
+                         layer.side,
+                         layer.epilogue(residual, true)};
+      out.push_back(
+          {std::string("qconv2d ") + kernel->name + (residual ? " + residual" : " + relu"), macs(layer),
+           [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), scratch->data()); }});
     }
   }
   const Conv2dKernel* kernel = &choose_conv2d(isa);
   auto packed = std::make_shared<PackedConv>(kernel->prepare(shape, layer.float_weights.data(), layer.table.data()));
-  const Conv2dJob job{shape,      packed->floats.data(), packed->bias.data(), layer.view<const float>(layer.floats.data()),
-                      layer.side, layer.side,            layer.epilogue(false, false)};
+  const Conv2dJob job{shape,
+                      packed->floats.data(),
+                      packed->bias.data(),
+                      layer.view<const float>(layer.floats.data()),
+                      layer.side,
+                      layer.side,
+                      layer.epilogue(false, false)};
   out.push_back({std::string("conv2d ") + kernel->name, macs(layer),
                  [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), nullptr); }});
 }
@@ -125,10 +137,12 @@ int main(int argc, char** argv) {
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 15;
   std::vector<Candidate> candidates;
   for (const std::string& isa : available_isas()) {
+#ifdef QUANTSR_X86
     if (isa == "avx512vnni") {
       candidates.push_back({"peak vpdpbusd", 24.0 * 64 * 1000000, [] { peak_vnni(1000000); }});
       candidates.push_back({"peak vfmadd", 24.0 * 16 * 1000000, [] { peak_fma(1000000); }});
     }
+#endif
     if (isa != "ref") add_kernels(choose_isa(isa), layer, candidates);
   }
   measure(candidates, rounds);

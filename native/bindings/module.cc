@@ -38,11 +38,11 @@ quantsr::Op op_of(const OpTuple& tuple) {
 }
 
 void construct(quantsr::Engine* self, const std::vector<OpTuple>& tuples, const std::string& output, int image_channels,
-               int threads, const std::string& isa) {
+               int threads, const std::string& isa, const std::string& preferred_kernel) {
   std::vector<quantsr::Op> ops;
   for (const OpTuple& tuple : tuples) ops.push_back(op_of(tuple));
   const nb::gil_scoped_release release;
-  new (self) quantsr::Engine(ops, output, image_channels, threads, isa);
+  new (self) quantsr::Engine(ops, output, image_channels, threads, isa, preferred_kernel);
 }
 
 std::string shape_text(size_t h, size_t w, size_t c) {
@@ -53,7 +53,8 @@ void run(quantsr::Engine& engine, const Image& image, const Output& out) {
   const size_t h = image.shape(0), w = image.shape(1), up = engine.upscale();
   const size_t in = engine.image_channels(), channels = engine.output_channels();
   if (image.shape(2) != in)
-    throw std::invalid_argument("image: wanted " + std::to_string(in) + " channels, got " + std::to_string(image.shape(2)));
+    throw std::invalid_argument("image: wanted " + std::to_string(in) + " channels, got " +
+                                std::to_string(image.shape(2)));
   if (out.shape(0) != h * up || out.shape(1) != w * up || out.shape(2) != channels)
     throw std::invalid_argument("out: wanted shape " + shape_text(h * up, w * up, channels) + ", got " +
                                 shape_text(out.shape(0), out.shape(1), out.shape(2)));
@@ -65,8 +66,10 @@ void run(quantsr::Engine& engine, const Image& image, const Output& out) {
 
 NB_MODULE(_native, m) {
   m.def("available_isas", &quantsr::available_isas);
+  m.def("qconv_kernel_names", &quantsr::qconv_kernel_names, "isa"_a);
   nb::class_<quantsr::Engine>(m, "Engine")
-      .def("__init__", &construct, "ops"_a, "output"_a, "image_channels"_a, "threads"_a, "isa"_a)
+      .def("__init__", &construct, "ops"_a, "output"_a, "image_channels"_a, "threads"_a, "isa"_a,
+           "preferred_kernel"_a = "")
       .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert())
       .def("describe", &quantsr::Engine::describe)
       .def("step_seconds", &quantsr::Engine::step_seconds)

@@ -106,8 +106,9 @@ struct Engine::State {
 };
 
 Engine::Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads,
-               const std::string& isa)
-    : state_(std::make_unique<State>(make_plan(ops, output, image_channels, choose_isa(isa)), threads)) {}
+               const std::string& isa, const std::string& preferred_kernel)
+    : state_(std::make_unique<State>(make_plan(ops, output, image_channels, choose_isa(isa), preferred_kernel),
+                                     threads)) {}
 
 Engine::~Engine() = default;
 

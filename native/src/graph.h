@@ -12,11 +12,11 @@ enum class OpKind { affine, conv2d, quantize, qconv2d, relu, residual, pixel_shu
 
 struct Value {
   std::string name;
-  bool is_codes;   // uint8 codes, else float32
+  bool is_codes;  // uint8 codes, else float32
   int channels;
-  int scale;       // its side / the image's side
-  int levels = 0;  // codes: the largest one
-  int zero = -1;   // codes: the byte that stands for 0, once a consumer has said so
+  int scale;                 // its side / the image's side
+  int levels = 0;            // codes: the largest one
+  int zero = -1;             // codes: the byte that stands for 0, once a consumer has said so
   std::vector<int> users{};  // nodes that read it, in order
 };
 

@@ -1,9 +1,10 @@
-// Fusion. A convolution takes along the ops behind it, in the order of its epilogue: relu, residual, quantize. Each is taken
-// only if nothing else reads the value between; a value that the quantizer and others read is stored as well.
+// Fusion. A convolution takes along the ops behind it, in the order of its epilogue: relu, residual, quantize. Each is
+// taken only if nothing else reads the value between; a value that the quantizer and others read is stored as well.
 #include "plan.h"
 
 #include <algorithm>
 
+#include "error.h"
 #include "graph.h"
 #include "slots.h"
 
@@ -18,7 +19,12 @@ AlignedArray<float> padded(const float* values, int count) {
 
 class Fuser {
  public:
-  Fuser(const Graph& graph, Isa isa) : graph_(graph), isa_(isa), done_(graph.nodes.size()), ready_(graph.values.size()) {
+  Fuser(const Graph& graph, Isa isa, const std::string& preferred_kernel)
+      : graph_(graph),
+        isa_(isa),
+        preferred_kernel_(preferred_kernel),
+        done_(graph.nodes.size()),
+        ready_(graph.values.size()) {
     ready_[0] = true;
   }
 
@@ -85,7 +91,7 @@ class Fuser {
     step_.kind = StepKind::qconv2d;
     step_.shape = {attr("in_channels"), attr("out_channels"), attr("kernel"),
                    attr("weight_bits"), attr("act_bits"),     attr("zero")};
-    step_.qconv_kernel = &choose_qconv(isa_, step_.shape);
+    step_.qconv_kernel = &choose_qconv(isa_, step_.shape, node.codes("weight"), preferred_kernel_);
     step_.kernel = step_.qconv_kernel->name;
     step_.packed = step_.qconv_kernel->prepare(step_.shape, node.codes("weight"));
     step_.mul = padded(node.floats("mul"), step_.shape.out_channels);
@@ -147,19 +153,31 @@ class Fuser {
 
   const Graph& graph_;
   Isa isa_;
+  const std::string& preferred_kernel_;
   std::vector<bool> done_, ready_;  // ready: computed by an earlier step
   Step step_;
   StepValues uses_;
 };
 
+void check_kernel_name(Isa isa, const std::string& name) {
+  std::string known;
+  for (const QConvKernel* kernel : qconv_kernels(isa)) {
+    if (name == kernel->name) return;
+    known += (known.empty() ? "" : ", ") + std::string(kernel->name);
+  }
+  if (!name.empty()) fail("kernel", "one of " + known, "'" + name + "'");
+}
+
 }  // namespace
 
-Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa) {
+Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa,
+               const std::string& preferred_kernel) {
+  check_kernel_name(isa, preferred_kernel);
   const Graph graph = check(ops, output, image_channels);
   Plan plan;
   plan.isa = isa;
   std::vector<StepValues> values;
-  Fuser(graph, isa).run(plan.steps, values);
+  Fuser(graph, isa, preferred_kernel).run(plan.steps, values);
   assign_slots(graph, values, plan);
   return plan;
 }

@@ -16,29 +16,29 @@ enum class StepKind { affine, conv2d, quantize, qconv2d, relu, residual, pixel_s
 struct Slot {
   bool is_codes;
   int channels;
-  int scale;         // its side / the image's side
-  int zero;          // codes: the byte in the border; float32 borders hold 0
-  int pad;           // pixels of border on each side
-  bool whole_runs;   // rows and columns rounded up for convolutions
+  int scale;        // its side / the image's side
+  int zero;         // codes: the byte in the border; float32 borders hold 0
+  int pad;          // pixels of border on each side
+  bool whole_runs;  // rows and columns rounded up for convolutions
 };
 
 struct Step {
   StepKind kind;
-  std::string text;            // the fused ops, for describe()
-  const char* kernel = "";     // convolutions
-  int in = -1;                 // slots; -1: none
+  std::string text;         // the fused ops, for describe()
+  const char* kernel = "";  // convolutions
+  int in = -1;              // slots; -1: none
   int skip = -1;
-  int out = -1;                // float32 result
-  int codes = -1;              // quantized result
+  int out = -1;    // float32 result
+  int codes = -1;  // quantized result
   bool relu = false;
   float gain = 1, inv = 1, levels = 0;
-  int upscale = 1;             // pixel_shuffle
+  int upscale = 1;  // pixel_shuffle
   ConvShape shape{};
   PackedConv packed;
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
-  AlignedArray<float> mul, bias;       // qconv2d; affine's scale and offset
-  AlignedArray<float> offset;          // of the quantizer
+  AlignedArray<float> mul, bias;  // qconv2d; affine's scale and offset
+  AlignedArray<float> offset;     // of the quantizer
 };
 
 struct Plan {
@@ -49,6 +49,7 @@ struct Plan {
   int output_slot = 0;  // no other value lives in it
 };
 
-Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa);
+Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa,
+               const std::string& preferred_kernel);
 
 }  // namespace quantsr

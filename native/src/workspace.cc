@@ -18,7 +18,8 @@ int64_t checked_product(int64_t a, int64_t b) {
 
 // Fills all that lies outside height x width pixels.
 template <class T>
-void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int64_t height, int64_t row_size, T value) {
+void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int64_t height, int64_t row_size,
+                 T value) {
   T* at = data;
   for (int64_t y = 0; y < height; ++y) {
     T* row = data + offset + y * row_stride;

@@ -1,12 +1,12 @@
 // Random networks on every instruction set and thread count must give the same bytes, and damaged ones an exception.
 // Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
-#include "quantsr/engine.h"
-
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <stdexcept>
+
+#include "quantsr/engine.h"
 
 namespace {
 

@@ -8,7 +8,7 @@ from quantsr.images import UInt8
 from quantsr.packing.ops import PackedModel
 
 
-def engine(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+def engine(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
     """The native engine."""
     from quantsr.model import Model
 
@@ -16,7 +16,7 @@ def engine(packed: PackedModel, depth: str, threads: int) -> Upscaler:
     return lambda image: model.upscale(image, depth=depth)
 
 
-def reference(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+def reference(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
     """The numpy interpreter: slow."""
     from quantsr import reference
 
@@ -24,13 +24,14 @@ def reference(packed: PackedModel, depth: str, threads: int) -> Upscaler:
     return lambda image: images.to_uint8(reference.run(program, packed.tensors, images.to_float(image)))
 
 
-def torch(packed: PackedModel, depth: str, threads: int) -> Upscaler:
+def torch(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
     """The fake-quantized PyTorch network, float32."""
     import torch
 
     from quantsr.packing.lift import lift
 
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     network = lift(packed)
 
     @torch.no_grad()
@@ -42,7 +43,7 @@ def torch(packed: PackedModel, depth: str, threads: int) -> Upscaler:
     return upscale
 
 
-BACKENDS: dict[str, Callable[[PackedModel, str, int], Upscaler]] = {
+BACKENDS: dict[str, Callable[[PackedModel, str, int | None], Upscaler]] = {
     "engine": engine,
     "reference": reference,
     "torch": torch,

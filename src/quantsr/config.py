@@ -52,7 +52,7 @@ class OptimConfig:
     warmup: int = 200  # steps of linear rise from 0
     schedule: str = "cosine"  # "cosine" to `final_rate`, or "step" at `milestones`
     final_rate: float = 0.01  # last learning rate, relative to the peak (cosine)
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.9])  # shares of the run (step)
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.9])  # after warm-up (step)
     step_factor: float = 0.5  # what each milestone multiplies (step)
     beta2: float = 0.999  # Adam's second moment decay
     gradient_clip: float = 1.0  # largest gradient norm; 0 is off
@@ -114,6 +114,8 @@ class TrainConfig:
         _require(self.optim.schedule in ("cosine", "step"), "optim.schedule", self.optim.schedule, '"cosine" or "step"')
         _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
+        rlfn = self.teacher.weights and self.teacher.kind == "rlfn"
+        _require(not rlfn or self.model.upscale == 4, "model.upscale", self.model.upscale, "4, as the RLFN teacher has")
         _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
         _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")

@@ -18,22 +18,30 @@ class Engine:
     packed: a checked model, as `quantsr.packing.read` returns it.
     depth: which of its programs to run: "full", "half" or "quarter".
     threads: 1 to 1024; None takes every CPU that this process may use.
-    isa: one of `available_isas()`; None takes $QUANTSR_ISA, or else the fastest. The result does not depend on it, nor on
-    threads, bit for bit.
+    isa: one of `available_isas()`; None takes $QUANTSR_ISA, or else the fastest.
+    preferred_kernel: one of `qconv_kernel_names(isa)`, for the low-bit layers that it fits; None takes the best.
+    The result depends on none of the last three, bit for bit.
 
-    Raises ValueError for a depth the model lacks, for threads or isa out of range, and for a program that breaks a rule.
-    Calls from several Python threads are safe; they run one after the other, without holding the GIL.
+    Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, and for a program that
+    breaks a rule. Calls from several Python threads are safe; they run one after the other, without holding the GIL.
+    The buffers of the largest image so far are kept until the engine goes away.
     """
 
     def __init__(
-        self, packed: PackedModel, depth: str = "full", threads: int | None = None, isa: str | None = None
+        self,
+        packed: PackedModel,
+        depth: str = "full",
+        threads: int | None = None,
+        isa: str | None = None,
+        *,
+        preferred_kernel: str | None = None,
     ) -> None:
         if depth not in packed.programs:
             raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
         program = packed.programs[depth]
         ops = [_native_op(op, packed.tensors) for op in program.ops]
         count = usable_cpus() if threads is None else threads
-        self._native = _native.Engine(ops, program.output, IMAGE_CHANNELS, count, isa or "")
+        self._native = _native.Engine(ops, program.output, IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
         self.depth = depth
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
@@ -44,11 +52,11 @@ class Engine:
         """The upscaled image.
 
         image: (H, W, 3) float32 RGB in [0, 1], any H and W from 1 on.
-        tile: side of the square parts to run one after the other, in pixels of `image`; None runs all at once. Each part is
-        run with a border of `halo` pixels around it, so the result is the same, bit for bit; memory is bounded by the tile,
-        except for the result.
-        Returns (upscale*H, upscale*W, 3) float32, not clamped. Raises ValueError for another shape or dtype, numbers that
-        are not finite, or tile < 1.
+        tile: side of the square parts to run one after the other, in pixels of `image`; None runs all at once. Each
+        part is run with a border of `halo` pixels around it, so the result is the same, bit for bit; memory is bounded
+        by the tile, except for the result.
+        Returns (upscale*H, upscale*W, 3) float32, not clamped. Raises ValueError for another shape or dtype, numbers
+        that are not finite, or tile < 1; MemoryError if the buffers do not fit.
         """
         image = _checked(image)
         if tile is None:
@@ -84,6 +92,11 @@ class Engine:
 def available_isas() -> list[str]:
     """Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni"."""
     return _native.available_isas()
+
+
+def qconv_kernel_names(isa: str | None = None) -> list[str]:
+    """The kernels of an instruction set (as for `Engine`) for low-bit convolutions, best first."""
+    return _native.qconv_kernel_names(isa or "")
 
 
 def usable_cpus() -> int:

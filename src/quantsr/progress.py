@@ -1,6 +1,7 @@
 """What a training run tells: JSON lines for programs, a live line for people, TensorBoard if asked for."""
 
 import json
+import math
 import platform
 import time
 from pathlib import Path
@@ -56,7 +57,7 @@ class RunLog:
         self._console.print(f"{photos} photographs train, {held_out} are held out for validation")
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        """Called after every step; writes a line every `log_every` steps."""
+        """Called after every step; writes a line every `log_every` steps. A skipped step has a non-finite loss."""
         self._losses.append(loss)
         every = self._config.run.log_every
         if step % every:
@@ -64,10 +65,13 @@ class RunLog:
             return
         now = time.monotonic()
         speed = len(self._losses) / (now - self._last)
-        mean = sum(self._losses) / len(self._losses)
-        self._write(step, {"loss": mean, "learning_rate": rate, "steps_per_second": round(speed, 3)})
-        self._scalars(step, {"loss": mean, "learning_rate": rate})
-        self._progress.update(self._task, completed=step, speed=f"{speed:.2f} step/s  loss {mean:.5f}")
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        mean = sum(finite) / len(finite) if finite else None  # NaN is not JSON
+        skipped = {"skipped": len(self._losses) - len(finite)} if len(finite) < len(self._losses) else {}
+        self._write(step, {"loss": mean, "learning_rate": rate, "steps_per_second": round(speed, 3)} | skipped)
+        self._scalars(step, {"learning_rate": rate} | ({} if mean is None else {"loss": mean}))
+        shown = "none" if mean is None else f"{mean:.5f}"
+        self._progress.update(self._task, completed=step, speed=f"{speed:.2f} step/s  loss {shown}")
         self._losses.clear()
         self._last = now
 

@@ -59,7 +59,7 @@ class Trainer:
         self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.network, config.optim)
-        self.teacher = load_teacher(config.teacher, self.device) if config.teacher.weights else None
+        self.teacher = load_teacher(config, self.device) if config.teacher.weights else None
         if run.compile:
             for block in self.network.modules():
                 if isinstance(block, ResidualBlock):
@@ -68,7 +68,7 @@ class Trainer:
     def train(self, minutes: float | None = None) -> None:
         """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end."""
         run, total = self.config.run, self.config.optim.steps
-        deadline = time.monotonic() + minutes * 60 if minutes else math.inf
+        deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
         bad = 0
         with RunLog(self.folder, self.config, resumed_at=self.step) as journal, _prefetched(self) as batches:
             journal.describe(list(quantized_layers(self.network)), len(self.train_photos), len(self.val_photos))
@@ -78,7 +78,7 @@ class Trainer:
                 if bad > run.max_bad_steps:
                     raise TrainingDiverged(f"step {self.step}: {bad} non-finite losses in a row; lower the rate")
                 self.step += 1
-                journal.step(self.step, loss, learning_rate(self.config.optim, self.step))
+                journal.step(self.step, loss, learning_rate(self.config.optim, self.step - 1))
                 if self.step % run.validate_every == 0 or self.step == total:
                     journal.validation(self.step, self.validate())
                 if self.step % run.checkpoint_every == 0:
@@ -164,13 +164,20 @@ class Trainer:
         checkpoints.save(self.folder / "weights.safetensors", Checkpoint(self.config, self._state(), tensors))
 
     def resume(self) -> bool:
-        """Continues from the newest checkpoint that can be read; False if there is none."""
+        """Continues from the newest checkpoint that can be read; False if there is none.
+
+        Raises CheckpointError if it is of another network or quantization.
+        """
         for path in checkpoints.saved_steps(self.folder):
             try:
                 found = checkpoints.load(path)
             except checkpoints.CheckpointError as error:
                 log.warning("%s; falling back to the one before", error)
                 continue
+            for part in ("model", "quant"):
+                got, wanted = getattr(found.config, part), getattr(self.config, part)
+                if got != wanted:
+                    raise checkpoints.CheckpointError(f"{path}: got [{part}] {got}, wanted {wanted}: not the same run")
             self._restore(found)
             return True
         return False
@@ -200,7 +207,7 @@ class Trainer:
         moments = {field: found.part(f"optim.{field}") for field in ("step", "exp_avg", "exp_avg_sq")}
         for name, parameter in self.network.named_parameters():
             if name in moments["exp_avg"]:
-                state = {f: m[name].to(self.device if f != "step" else "cpu") for f, m in moments.items()}
+                state = {f: m[name].to(self.device) for f, m in moments.items()}  # fused Adam counts steps there too
                 for field in ("exp_avg", "exp_avg_sq"):
                     state[field] = torch.empty_like(parameter).copy_(state[field])  # the parameter's own layout
                 self.optimizer.state[parameter] = state

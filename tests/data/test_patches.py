@@ -64,9 +64,9 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 @pytest.mark.parametrize("size", [(6, 6), (7, 11), (13, 6)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
     sampler = PatchSampler([coordinates(*size, 2)], patch=6, batch=64, seed=0)
-    codes = [(sampler(step)[0] * 255).round().int() for step in range(12)]
-    drawn = {tuple(place) for batch in codes for place in batch[:, :2].flatten(2).transpose(1, 2).reshape(-1, 2).tolist()}
-    assert drawn == {(y, x) for y in range(size[0]) for x in range(size[1])}
+    codes = torch.cat([(sampler(step)[0] * 255).round().int() for step in range(12)])
+    drawn = codes[:, :2].permute(0, 2, 3, 1).reshape(-1, 2)
+    assert {tuple(place) for place in drawn.tolist()} == {(y, x) for y in range(size[0]) for x in range(size[1])}
 
 
 def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from quantsr.models.depth import kept_blocks, rank_by_gain
@@ -9,7 +11,7 @@ REVERSED = tuple(range(31, -1, -1))
 def test_names_keep_a_whole_a_half_and_a_quarter(total: int, counts: tuple[int, int, int]) -> None:
     kept = [kept_blocks(name, range(total)) for name in ("full", "half", "quarter")]
     assert tuple(map(len, kept)) == counts
-    assert all(set(small) <= set(large) for large, small in zip(kept, kept[1:], strict=False))
+    assert all(set(small) <= set(large) for large, small in itertools.pairwise(kept))
 
 
 @pytest.mark.parametrize("count", [17, 9, 1, 32])
@@ -26,7 +28,7 @@ def test_explicit_blocks_do_not_ask_the_ranking() -> None:
     "depth", ["third", "", 0, -1, 33, [], [0, 0], [32], [-1]], ids=lambda depth: repr(depth)
 )  # fmt: skip
 def test_an_impossible_depth_is_refused(depth: str | int | list[int]) -> None:
-    with pytest.raises(ValueError, match="got .*, wanted .*"):
+    with pytest.raises(ValueError, match=r"got .*, wanted .*"):
         kept_blocks(depth, REVERSED)
 
 

@@ -9,6 +9,7 @@ from quantsr.packing import bits
 from quantsr.packing.ops import (
     IMAGE,
     FieldError,
+    GraphError,
     LimitError,
     Op,
     PackedModelError,
@@ -152,3 +153,21 @@ def test_a_shared_tensor_is_scanned_once(monkeypatch):
     monkeypatch.setattr(np, "isfinite", lambda x: calls.append(x) or isfinite(x))
     check_program(Program((first, *affines, last), "end"), tensors, {"upscale": 2})
     assert len(calls) == 3
+
+
+def test_readers_of_the_same_codes_agree_on_their_zero() -> None:
+    model = tiny_model(blocks=1, depths={"full": [0]})
+    ops = {op.output: op for op in model.programs["full"].ops}
+    gain = {"gain": 1.0}
+    block = [
+        ops["b0.q1"],
+        ops["b0.c1"],
+        replace(ops["b0.c2"], inputs=("b0.q1",)),
+        Op("residual", ("b0.c1", "b0.c2"), "sum", gain),
+        Op("residual", ("head", "sum"), "b0", gain),
+    ]
+    before = [op for op in model.programs["full"].ops if not op.output.startswith("b0")]
+    start = [op.output for op in before].index("head") + 1
+    program = replace(model.programs["full"], ops=(*before[:start], *block, *before[start:]))
+    with pytest.raises(GraphError, match="zero: got 0"):
+        check_program(program, model.tensors, model.info)

@@ -95,13 +95,13 @@ def test_quantizing_twice_is_refused(network: EDSR) -> None:
 )
 def test_convolutions_that_cannot_be_run_are_refused(settings: dict[str, object]) -> None:
     model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, **settings))})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"got Conv2d\(.*, wanted a dense convolution"):
+    with pytest.raises(ValueError, match=r"got Conv2d\(.*, wanted a dense"):
         quantize(model, QuantConfig())
 
 
 @pytest.mark.parametrize("settings", [{"weight_bits": 1}, {"act_bits": 5}, {"temperature": -0.5}], ids=str)
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="got .*, wanted"):
+    with pytest.raises(ValueError, match=r"got .*, wanted"):
         QuantConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -123,9 +123,10 @@ def test_calibration_runs_the_float_network(network: EDSR, batches: list[Tensor]
 def test_calibration_decides_sign_and_step_of_each_layer(network: EDSR, batches: list[Tensor], bits: int) -> None:
     inputs: dict[str, list[Tensor]] = {name: [] for name in BODY}
     for name in BODY:
-        network.get_submodule(name).register_forward_hook(lambda _, args, __, name=name: inputs[name].append(args[0].detach()))
-    for batch in batches:
-        network(batch)
+        network.get_submodule(name).register_forward_hook(lambda _, args, __, name=name: inputs[name].append(args[0]))
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
     quantize(network, QuantConfig(act_bits=bits))
     calibrate(network, batches)
     for name, layer in quantized_layers(network).items():

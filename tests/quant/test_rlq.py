@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from quantsr.quant import QUANTIZERS, RLQ
 from quantsr.quant.config import code_range
-from quantsr.quant.ste import staircase_slope
 
 TEMPERATURES = [0.0, 1.0, 2.0, 4.0]
 BITS = [2, 3, 4]
@@ -18,7 +17,12 @@ SHIFT = [0.3, -0.2, 0.05]
 
 
 def ready(
-    bits: int = 4, *, signed: bool = True, scale: float = 0.37, temperature: float = 1.0, shift: list[float] | None = None
+    bits: int = 4,
+    *,
+    signed: bool = True,
+    scale: float = 0.37,
+    temperature: float = 1.0,
+    shift: list[float] | None = None,
 ) -> RLQ:
     """A calibrated quantizer of given state."""
     quantizer = RLQ(bits, temperature=temperature, shift_channels=None if shift is None else len(shift))
@@ -54,7 +58,15 @@ def test_codes_are_integers_of_the_range(name: str, bits: int, signed: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "bits,signed,wanted", [(2, True, (-2, 1)), (2, False, (0, 3)), (3, True, (-4, 3)), (4, True, (-8, 7)), (4, False, (0, 15))]
+    "bits,signed,wanted",
+    [
+        (2, True, (-2, 1)),
+        (2, False, (0, 3)),
+        (3, True, (-4, 3)),
+        (3, False, (0, 7)),
+        (4, True, (-8, 7)),
+        (4, False, (0, 15)),
+    ],
 )
 def test_code_ranges(bits: int, signed: bool, wanted: tuple[int, int]) -> None:
     assert code_range(bits, signed) == wanted
@@ -87,6 +99,7 @@ def test_codes_follow_the_definition(signed: bool) -> None:
     assert torch.equal(quantizer.codes(x)[0].double(), wanted)
 
 
+@torch.no_grad()
 @SIGNS
 def test_the_error_is_at_most_half_a_step_inside(signed: bool) -> None:
     quantizer = ready(4, signed=signed)
@@ -220,11 +233,12 @@ def test_autocast_does_not_change_codes() -> None:
     assert faked.dtype == torch.float32 and torch.equal(faked, quantizer(x))
 
 
-def test_bfloat16_input_is_quantized_in_float32() -> None:
-    quantizer = ready(4, scale=0.011, shift=SHIFT)
+@pytest.mark.parametrize("shift", [None, SHIFT], ids=["plain", "shifted"])
+def test_bfloat16_input_is_quantized_in_float32(shift: list[float] | None) -> None:
+    quantizer = ready(4, scale=0.011, shift=shift)
     x = samples(quantizer).bfloat16().requires_grad_()
     faked = quantizer(x)
-    assert torch.equal(faked, quantizer(x.float()))
+    assert faked.dtype == torch.float32 and torch.equal(faked, quantizer(x.float()))
     faked.sum().backward()
     assert x.grad.dtype == torch.bfloat16 and bool(torch.isfinite(x.grad).all())
 

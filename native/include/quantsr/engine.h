@@ -13,14 +13,18 @@ namespace quantsr {
 // Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni".
 std::vector<std::string> available_isas();
 
+// The kernels for qconv2d of an instruction set (named as for Engine), best first.
+std::vector<std::string> qconv_kernel_names(const std::string& isa);
+
 // Every defect of a program or an argument is a std::invalid_argument that says what was wanted and what was got.
 class Engine {
  public:
   // ops: in order of execution; the last one gives `output`. Their tensors are copied, so they may go away afterwards.
   // image_channels: channels of the value "image".
+  // preferred_kernel: one of qconv_kernel_names(isa), taken where it fits; empty takes the best for each layer.
   // threads: >= 1. isa: a name from available_isas(); empty takes $QUANTSR_ISA, or else the fastest.
-  Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads,
-         const std::string& isa);
+  Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads, const std::string& isa,
+         const std::string& preferred_kernel = "");
   ~Engine();
 
   // Output side / input side, and channels of the output.

@@ -1,5 +1,5 @@
-// conv2d, direct, with 256-bit FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A register
-// block is 6 pixels of a row x 16 outputs. A work item is a row.
+// conv2d, direct, with 256-bit FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A
+// register block is 6 pixels of a row x 16 outputs. A work item is a row.
 #include "kernels/epilogue_avx2.h"
 #include "kernels/kernels.h"
 
@@ -15,22 +15,21 @@ void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) acc[r][g] = _mm256_loadu_ps(job.bias + o + 8 * g);
 
-  const int k = job.shape.kernel, channels = job.shape.in_channels;
+  const int k = job.shape.kernel;
   const int64_t pixel = job.in.pixel_stride;
   const float* corner = job.in.origin + (y - k / 2) * job.in.row_stride + (x - k / 2) * pixel;
-  for (int ky = 0; ky < k; ++ky)
-    for (int kx = 0; kx < k; ++kx) {
-      const float* a = corner + ky * job.in.row_stride + kx * pixel;
-      for (int i = 0; i < channels; ++i, ++a, weights += 16) {
-        const __m256 w0 = _mm256_loadu_ps(weights), w1 = _mm256_loadu_ps(weights + 8);
+  for (int ky = 0; ky < k; ++ky) {
+    const float* a = corner + ky * job.in.row_stride;
+    for (int64_t i = 0; i < k * pixel; ++i, ++a, weights += 16) {  // pixels are dense: kx and input in one
+      const __m256 w0 = _mm256_loadu_ps(weights), w1 = _mm256_loadu_ps(weights + 8);
 #pragma GCC unroll 6
-        for (int r = 0; r < kPixels; ++r) {
-          const __m256 in = _mm256_broadcast_ss(a + r * pixel);
-          acc[r][0] = _mm256_fmadd_ps(in, w0, acc[r][0]);
-          acc[r][1] = _mm256_fmadd_ps(in, w1, acc[r][1]);
-        }
+      for (int r = 0; r < kPixels; ++r) {
+        const __m256 in = _mm256_broadcast_ss(a + r * pixel);
+        acc[r][0] = _mm256_fmadd_ps(in, w0, acc[r][0]);
+        acc[r][1] = _mm256_fmadd_ps(in, w1, acc[r][1]);
       }
     }
+  }
 
 #pragma GCC unroll 6
   for (int r = 0; r < kPixels; ++r) {

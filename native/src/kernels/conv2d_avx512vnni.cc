@@ -1,5 +1,5 @@
-// conv2d, direct, with AVX-512 FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A register
-// block is P pixels of a row x 16 G outputs. A work item is a row.
+// conv2d, direct, with AVX-512 FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A
+// register block is P pixels of a row x 16 G outputs. A work item is a row.
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 
@@ -14,31 +14,26 @@ void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) acc[r][g] = _mm512_loadu_ps(job.bias + o + 16 * g);
 
-  const int k = job.shape.kernel, channels = job.shape.in_channels;
+  const int k = job.shape.kernel;
   const int64_t pixel = job.in.pixel_stride;
   const float* corner = job.in.origin + (y - k / 2) * job.in.row_stride + (x - k / 2) * pixel;
-  for (int ky = 0; ky < k; ++ky)
-    for (int kx = 0; kx < k; ++kx) {
-      const float* a = corner + ky * job.in.row_stride + kx * pixel;
-      for (int i = 0; i < channels; ++i, ++a, weights += 16 * G) {
-        __m512 w[G];
+  for (int ky = 0; ky < k; ++ky) {
+    const float* a = corner + ky * job.in.row_stride;
+    for (int64_t i = 0; i < k * pixel; ++i, ++a, weights += 16 * G) {  // pixels are dense: kx and input in one
+      __m512 w[G];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_ps(weights + 16 * g);
+      for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_ps(weights + 16 * g);
 #pragma GCC unroll 12
-        for (int r = 0; r < P; ++r) {
-          const __m512 in = _mm512_set1_ps(a[r * pixel]);
+      for (int r = 0; r < P; ++r) {
+        const __m512 in = _mm512_set1_ps(a[r * pixel]);
 #pragma GCC unroll 4
-          for (int g = 0; g < G; ++g) acc[r][g] = _mm512_fmadd_ps(in, w[g], acc[r][g]);
-        }
+        for (int g = 0; g < G; ++g) acc[r][g] = _mm512_fmadd_ps(in, w[g], acc[r][g]);
       }
     }
-
-#pragma GCC unroll 12
-  for (int r = 0; r < P; ++r) {
-    if (x + r >= job.width) break;
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) finish_avx512(job.epilogue, acc[r][g], y, x + r, o + 16 * g);
   }
+
+  const int pixels = job.width - x < P ? static_cast<int>(job.width - x) : P;
+  finish_avx512<G>(job.epilogue, {y, x, pixels, o}, acc);
 }
 
 template <int P, int G>

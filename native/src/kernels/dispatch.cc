@@ -10,7 +10,7 @@
 namespace quantsr {
 namespace {
 
-bool always(const ConvShape&) { return true; }
+bool always(const ConvShape&, const int8_t*) { return true; }
 int64_t rows(int64_t height, int64_t) { return height; }
 
 template <int Panel>
@@ -83,17 +83,28 @@ Isa choose_isa(const std::string& wanted) {
   return best;
 }
 
-std::vector<const QConvKernel*> qconv_kernels(Isa isa, const ConvShape& shape) {
+std::vector<const QConvKernel*> qconv_kernels(Isa isa) {
   std::vector<const QConvKernel*> found;
   for (const QConvKernel& kernel : kQConv)
-    if (kernel.isa == isa && kernel.fits(shape)) found.push_back(&kernel);
+    if (kernel.isa == isa) found.push_back(&kernel);
   return found;
 }
 
-const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape) {
-  const auto found = qconv_kernels(isa, shape);
-  if (found.empty()) fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
-  return *found[0];
+const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred) {
+  const QConvKernel* best = nullptr;
+  for (const QConvKernel* kernel : qconv_kernels(isa)) {
+    if (!kernel->fits(shape, weights)) continue;
+    if (preferred == kernel->name) return *kernel;
+    if (best == nullptr) best = kernel;
+  }
+  if (best == nullptr) fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
+  return *best;
+}
+
+std::vector<std::string> qconv_kernel_names(const std::string& isa) {
+  std::vector<std::string> names;
+  for (const QConvKernel* kernel : qconv_kernels(choose_isa(isa))) names.push_back(kernel->name);
+  return names;
 }
 
 const Conv2dKernel& choose_conv2d(Isa isa) {

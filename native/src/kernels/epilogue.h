@@ -4,9 +4,9 @@
 //   f = skip * gain + f                    if skip
 //   out = f                                if out
 //   codes = rne(min(max(f * inv + offset[o], 0), levels))    if codes
-// Every * and + is rounded on its own (no FMA), so all instruction sets give the same bytes. max(x, 0) is x > 0 ? x : 0,
-// which also turns NaN and -0 into +0 everywhere.
-// Plain data only: kernels are compiled with flags of their own and must not share inline functions with other files.
+// Every * and + is rounded on its own (no FMA), so all instruction sets give the same bytes. max(x, 0) is x > 0 ? x :
+// 0, which also turns NaN and -0 into +0 everywhere. Plain data only: kernels are compiled with flags of their own and
+// must not share inline functions with other files.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +26,9 @@ struct View {
 };
 
 struct Epilogue {
-  int channels;         // real output channels
-  const float* mul;     // qconv2d only; like bias and offset padded with 0 to kChannelGroup
-  const float* bias;    // qconv2d only
+  int channels;       // real output channels
+  const float* mul;   // qconv2d only; like bias and offset padded with 0 to kChannelGroup
+  const float* bias;  // qconv2d only
   bool relu;
   View<const float> skip;  // origin null: no residual
   float gain;

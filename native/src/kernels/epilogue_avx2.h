@@ -17,8 +17,7 @@ static inline void finish_avx2(const Epilogue& e, __m256 f, int64_t y, int64_t x
     const float* skip = e.skip.origin + y * e.skip.row_stride + x * e.skip.pixel_stride + o;
     f = _mm256_add_ps(_mm256_mul_ps(_mm256_maskload_ps(skip, mask), _mm256_set1_ps(e.gain)), f);
   }
-  if (e.out.origin)
-    _mm256_maskstore_ps(e.out.origin + y * e.out.row_stride + x * e.out.pixel_stride + o, mask, f);
+  if (e.out.origin) _mm256_maskstore_ps(e.out.origin + y * e.out.row_stride + x * e.out.pixel_stride + o, mask, f);
   if (e.codes.origin) {
     __m256 v = _mm256_add_ps(_mm256_mul_ps(f, _mm256_set1_ps(e.inv)), _mm256_loadu_ps(e.offset + o));
     v = _mm256_min_ps(_mm256_max_ps(v, zero), _mm256_set1_ps(e.levels));

@@ -1,5 +1,6 @@
-// The interface of the convolution kernels. A kernel is a prepare function, run once per layer at load, and a run function
-// that computes some work items of one image. Work items are independent of each other: any thread may run any of them.
+// The interface of the convolution kernels. A kernel is a prepare function, run once per layer at load, and a run
+// function that computes some work items of one image. Work items are independent of each other: any thread may run any
+// of them.
 #pragma once
 
 #include <cstddef>
@@ -27,11 +28,11 @@ struct ConvShape {
 
 // Weights in a kernel's own layout.
 struct PackedConv {
-  AlignedArray<int8_t> codes;     // qconv2d
-  AlignedArray<int32_t> init;     // qconv2d: what each output's accumulator starts from
-  AlignedArray<float> floats;     // conv2d
-  AlignedArray<float> bias;       // conv2d: what each output's sum starts from
-  size_t scratch_bytes = 0;       // wanted per thread
+  AlignedArray<int8_t> codes;  // qconv2d
+  AlignedArray<int32_t> init;  // qconv2d: what each output's accumulator starts from
+  AlignedArray<float> floats;  // conv2d
+  AlignedArray<float> bias;    // conv2d: what each output's sum starts from
+  size_t scratch_bytes = 0;    // wanted per thread
 };
 
 struct QConvJob {
@@ -59,7 +60,7 @@ using RunConv2d = void (*)(const Conv2dJob&, int64_t begin, int64_t end, std::by
 struct QConvKernel {
   const char* name;
   Isa isa;
-  bool (*fits)(const ConvShape&);
+  bool (*fits)(const ConvShape&, const int8_t* weights);
   PackedConv (*prepare)(const ConvShape&, const int8_t* weights);  // weights: (O, K, K, I)
   int64_t (*items)(int64_t height, int64_t width);
   RunQConv run;
@@ -73,9 +74,10 @@ struct Conv2dKernel {
   RunConv2d run;
 };
 
-// kernels/dispatch.cc. All kernels of this instruction set that fit, best first; never one of another.
-std::vector<const QConvKernel*> qconv_kernels(Isa isa, const ConvShape& shape);
-const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape);
+// kernels/dispatch.cc. All kernels of an instruction set, best first.
+std::vector<const QConvKernel*> qconv_kernels(Isa isa);
+// The one called `preferred` if it fits, else the best that fits; never one of another instruction set.
+const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred);
 const Conv2dKernel& choose_conv2d(Isa isa);
 
 // The instruction set to use: `wanted`, else $QUANTSR_ISA, else the fastest one. Unknown or unavailable is an error.

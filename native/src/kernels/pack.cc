@@ -25,10 +25,10 @@ AlignedArray<float> padded(const float* values, int count) {
   return out;
 }
 
-// Calls put(packed index, source index) for every weight. depth: inputs that lie together.
+// Calls put(packed index, source index) for every weight. inputs: with padding; depth: inputs that lie together.
 template <class Put>
-void each_weight(const ConvShape& s, int panel, int depth, Put put) {
-  const size_t taps = size_t(s.kernel) * s.kernel, inputs = round_up(s.in_channels, depth);
+void each_weight(const ConvShape& s, int panel, size_t inputs, int depth, Put put) {
+  const size_t taps = size_t(s.kernel) * s.kernel;
   const size_t outputs = round_up(s.out_channels, kChannelGroup);
   for (size_t o = 0; o < size_t(s.out_channels); ++o) {
     const size_t first = o / panel * panel, wide = std::min<size_t>(panel, outputs - first);
@@ -40,8 +40,8 @@ void each_weight(const ConvShape& s, int panel, int depth, Put put) {
   }
 }
 
-size_t packed_size(const ConvShape& s, int depth) {
-  return round_up(s.out_channels, kChannelGroup) * s.kernel * s.kernel * round_up(s.in_channels, depth);
+size_t packed_size(const ConvShape& s, size_t inputs) {
+  return round_up(s.out_channels, kChannelGroup) * s.kernel * s.kernel * inputs;
 }
 
 }  // namespace
@@ -64,16 +64,17 @@ PackedConv pack_conv2d_plain(const ConvShape& s, const float* weights, const flo
 
 PackedConv pack_qconv_panels(const ConvShape& s, const int8_t* weights, int panel) {
   PackedConv packed;
-  packed.codes = AlignedArray<int8_t>(packed_size(s, 4));
-  each_weight(s, panel, 4, [&](size_t to, size_t from) { packed.codes[to] = weights[from]; });
+  const size_t inputs = round_up(s.in_channels, kChannelGroup);
+  packed.codes = AlignedArray<int8_t>(packed_size(s, inputs));
+  each_weight(s, panel, inputs, 4, [&](size_t to, size_t from) { packed.codes[to] = weights[from]; });
   packed.init = initial_sums(s, weights);
   return packed;
 }
 
 PackedConv pack_conv2d_panels(const ConvShape& s, const float* weights, const float* bias, int panel) {
   PackedConv packed;
-  packed.floats = AlignedArray<float>(packed_size(s, 1));
-  each_weight(s, panel, 1, [&](size_t to, size_t from) { packed.floats[to] = weights[from]; });
+  packed.floats = AlignedArray<float>(packed_size(s, s.in_channels));
+  each_weight(s, panel, s.in_channels, 1, [&](size_t to, size_t from) { packed.floats[to] = weights[from]; });
   packed.bias = padded(bias, s.out_channels);
   return packed;
 }

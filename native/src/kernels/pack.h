@@ -11,7 +11,8 @@ PackedConv pack_conv2d_plain(const ConvShape& shape, const float* weights, const
 
 // Panels of `panel` outputs (a multiple of 16; the last panel holds the 1.. groups of 16 that remain), and in each
 //   qconv2d: [tap][input / 4][output][4 inputs]     conv2d: [tap][input][output]
-// with zeros behind the real inputs and outputs.
+// with zeros behind the real outputs and, for qconv2d, behind the real inputs up to whole channel groups: as pixels are
+// padded alike, the taps of a kernel row are one run of inputs, in the weights and in the image.
 PackedConv pack_qconv_panels(const ConvShape& shape, const int8_t* weights, int panel);
 PackedConv pack_conv2d_panels(const ConvShape& shape, const float* weights, const float* bias, int panel);
 

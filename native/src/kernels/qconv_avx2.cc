@@ -1,5 +1,6 @@
-// qconv2d, direct, with vpmaddubsw: codes times weights summed over 2 inputs into 16 bits, added up in 16 bits as long as
-// that cannot overflow, then widened to 32. A register block is 6 pixels of a row x 16 outputs. A work item is a row.
+// qconv2d, direct, with vpmaddubsw: codes times weights summed over 2 inputs into 16 bits, added up in 16 bits as long
+// as that cannot overflow, then widened to 32. A register block is 6 pixels of a row x 16 outputs. A work item is a
+// row.
 #include "kernels/epilogue_avx2.h"
 #include "kernels/kernels.h"
 
@@ -21,9 +22,11 @@ inline __m256i broadcast4(const uint8_t* codes) {
   return _mm256_set1_epi32(four);
 }
 
-// Adds `steps` steps of one tap, at most steps_per_widening() since the last widening.
-inline void add_steps(__m256i (&sums)[kPixels][2], const uint8_t* a, int64_t pixel, const int8_t* weights, int steps) {
-  for (int s = 0; s < steps; ++s, a += 4, weights += 64) {
+// Adds `steps` steps of 4 inputs of one kernel row, which lie in one run (see pack.h); at most steps_per_widening()
+// since the last widening.
+inline void add_steps(__m256i (&sums)[kPixels][2], const uint8_t* a, int64_t pixel, const int8_t* weights,
+                      int64_t steps) {
+  for (int64_t s = 0; s < steps; ++s, a += 4, weights += 64) {
     const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
     const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32));
 #pragma GCC unroll 6
@@ -54,21 +57,18 @@ void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t
       sums[r][g] = _mm256_setzero_si256();
     }
 
-  const int k = job.shape.kernel, steps = (job.shape.in_channels + 3) / 4, most = steps_per_widening(job.shape);
-  const int64_t pixel = job.in.pixel_stride;
-  const uint8_t* corner = job.in.origin + (y - k / 2) * job.in.row_stride + (x - k / 2) * pixel;
-  int room = most;
-  for (int ky = 0; ky < k; ++ky)
-    for (int kx = 0; kx < k; ++kx) {
-      const uint8_t* a = corner + ky * job.in.row_stride + kx * pixel;
-      for (int done = 0; done < steps;) {
-        const int now = steps - done < room ? steps - done : room;
-        add_steps(sums, a + 4 * done, pixel, weights, now);
-        weights += 64 * int64_t{now};
-        done += now;
-        room -= now;
-        if (room == 0) widen(acc, sums), room = most;
-      }
+  const int k = job.shape.kernel, most = steps_per_widening(job.shape);
+  const int64_t pixel = job.in.pixel_stride, steps = k * pixel / 4;
+  const uint8_t* a = job.in.origin + (y - k / 2) * job.in.row_stride + (x - k / 2) * pixel;
+  int64_t room = most;
+  for (int ky = 0; ky < k; ++ky, a += job.in.row_stride)
+    for (int64_t done = 0; done < steps;) {
+      const int64_t now = steps - done < room ? steps - done : room;
+      add_steps(sums, a + 4 * done, pixel, weights, now);
+      weights += 64 * now;
+      done += now;
+      room -= now;
+      if (room == 0) widen(acc, sums), room = most;
     }
   widen(acc, sums);
 
@@ -83,7 +83,7 @@ void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t
 }  // namespace
 
 void qconv_avx2(const QConvJob& job, int64_t begin, int64_t end, std::byte*) {
-  const int64_t per_output = int64_t{job.shape.kernel} * job.shape.kernel * ((job.shape.in_channels + 3) / 4 * 4);
+  const int64_t per_output = int64_t{job.shape.kernel} * job.shape.kernel * job.in.pixel_stride;
   for (int64_t y = begin; y < end; ++y)
     for (int o = 0; o < job.shape.out_channels; o += 16)
       for (int64_t x = 0; x < job.width; x += kPixels) block(job, job.weights + o * per_output, o, y, x);

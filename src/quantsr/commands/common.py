@@ -1,7 +1,6 @@
 """What the commands share: failures with an exit code, and common options."""
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,4 +40,4 @@ def positive(text: str) -> int:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: all cores")

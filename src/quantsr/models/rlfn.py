@@ -53,6 +53,7 @@ class RLFN(nn.Module):
 
     def __init__(self, *, upscale: int = 4, channels: int = 46, inner: int = 48, width: int = 16) -> None:
         super().__init__()
+        self.upscale = upscale
         self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
         self.B1, self.B2, self.B3, self.B4 = (LocalFeatureBlock(channels, inner, width) for _ in range(4))
         self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)

@@ -97,8 +97,7 @@ class _Lowering:
             gain = 1.0
         if gain == 1.0:
             return stream
-        channels = self.network.channels
-        return self.affine(f"skipped.{self.depth}", stream, np.full(channels, gain), np.zeros(channels))
+        return self.scaled(f"skipped.{self.depth}", stream, self.network.channels, gain)
 
     def block(self, name: str, block: nn.Module, stream: str, gain_in: float, gain: float) -> str:
         """A kept block whose input is `gain_in` times the stream; `gain` multiplies the stream on the shortcut."""
@@ -112,7 +111,7 @@ class _Lowering:
             return self.qconv2d(name, conv, value, gain)
         weight, bias = _array(conv.weight), _array(conv.bias)
         if gain != 1.0:
-            value = self.affine(f"{name}.gain.{self.depth}", value, np.full(weight.shape[1], gain), np.zeros(weight.shape[1]))
+            value = self.scaled(f"{name}.gain.{self.depth}", value, weight.shape[1], gain)
         tensors = {
             "weight": self.store(f"{name}.weight", weight.transpose(0, 2, 3, 1)),  # (O, K, K, I)
             "bias": self.store(f"{name}.bias", bias),
@@ -153,6 +152,9 @@ class _Lowering:
     def affine(self, name: str, value: str, scale: NDArray[Any], offset: NDArray[Any]) -> str:
         tensors = {"scale": self.store(f"{name}.scale", scale), "offset": self.store(f"{name}.offset", offset)}
         return self.emit(Op("affine", (value,), name, {}, tensors))
+
+    def scaled(self, name: str, value: str, channels: int, gain: float) -> str:
+        return self.affine(name, value, np.full(channels, gain), np.zeros(channels))
 
     def emit(self, op: Op) -> str:
         self.ops.append(op)

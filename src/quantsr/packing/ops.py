@@ -304,10 +304,14 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
     if not 1 <= len(program.ops) <= MAX_OPS:
         raise LimitError.of("number of ops", len(program.ops), f"1 to {MAX_OPS}")
     values = {IMAGE: Value(IMAGE_CHANNELS)}
+    zeros: dict[str, int | float] = {}  # of each value of codes: its padding byte is one
     for step in trace(program, tensors):
         values[step.op.output] = step.output
         if "P" in step.dims:
             _check_padding(step, tensors)
+            zero = step.op.attrs["zero"]
+            if zeros.setdefault(step.op.inputs[0], zero) != zero:
+                raise GraphError.of(f"{_where(step.op)} zero", zero, "the one of the other readers of its codes")
     for name in dict.fromkeys(name for op in program.ops for name in op.tensors.values()):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])

@@ -38,7 +38,7 @@ class QParams:
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """Settings of a quantized network; saved in the checkpoint and in the packed file."""
+    """Settings of a quantized network, saved in every checkpoint; a packed file keeps what running it needs."""
 
     weight_bits: int = 4  # bits of the weight codes: 2, 3 or 4
     act_bits: int = 4  # bits of the activation codes: 2, 3 or 4

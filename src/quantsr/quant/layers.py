@@ -21,7 +21,7 @@ class QuantConv2d(nn.Conv2d):
         """Takes over a convolution: its weight and bias are shared, not copied."""
         plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
         if conv.bias is None or not plain:
-            raise ValueError(f"got {conv}, wanted a dense convolution of stride and dilation 1, zero padding, with bias")
+            raise ValueError(f"got {conv}, wanted a dense one of stride and dilation 1, zero padding, with bias")
         layer = cls(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.weight_quantizer = quantizer(config.weight_bits, temperature=config.temperature)

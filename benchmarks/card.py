@@ -1,0 +1,92 @@
+"""A model card, to standard output, from a bundled model and scores.
+
+python benchmarks/card.py quantsr-c-x4-w4a4 benchmarks/results/quality-x4-*.json
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from quantsr import zoo
+from quantsr.commands.info import describe
+
+SETS = ("Set5", "Set14", "B100")
+
+DATA = """\
+235 photographs (200 megapixels), 10 of them held out for validation, none from a benchmark set: Ubuntu wallpapers
+(153, CC BY-SA 3.0), Antergos (16, CC BY-SA 4.0), Budgie (12, CC0), Deepin (10, Unsplash licence), Plasma (8, LGPL-3),
+CalyxOS (7, CC BY-SA 3.0), Lomiri (7, CC BY 4.0 and CC0), Pop!_OS (6, Unsplash), Palapeli (5, GPL-2+), elementary OS
+(4, CC0, Unsplash and Pexels), scikit-image (3, CC0 and public domain), scikit-learn (2, CC BY 2.0), MATE (1, GPL-2+),
+Cutefish (1, Unsplash). Low-resolution patches were made by MATLAB-compatible bicubic shrinking."""
+
+
+def main(name: str, score_files: list[str]) -> None:
+    facts = describe(name)
+    rows = [row for file in score_files for row in json.loads(Path(file).read_text())["results"]]
+    print(card(name, facts, [row for row in rows if row["scale"] == facts["upscale"]]))
+
+
+def card(name: str, facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    digest = hashlib.sha256(zoo.find(name).read_bytes()).hexdigest()
+    depths = ", ".join(f"{depth} {len(kept)} blocks" for depth, kept in facts["depths"].items())
+    return f"""\
+# {name}
+
+QuantSR-C, x{facts["upscale"]}: {facts["channels"]} channels, {facts["upsampler"]} upsampler. The residual blocks have
+{facts["weight_bits"]}-bit weights and {facts["act_bits"]}-bit activations ({facts["quantizer"]}: one step per layer,
+one shift per input channel). Head, after-body convolution, upsampler, biases and shortcuts are float32.
+Depths: {depths}. {facts["parameters"]:,} weights and biases in {facts["packed_bytes"]:,} bytes.
+
+SHA-256 of the file: `{digest}`
+
+## Use
+
+For photographs and other natural pictures that were shrunk or are small. It restores detail, it does not invent any; it
+was not trained to remove noise or compression artefacts.
+
+## Results
+
+PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
+
+{table(rows)}
+
+## Training
+
+{stages(facts["training"]["stages"])}
+
+Loss: L1 to the photograph and, where a teacher is named, in equal parts to the teacher's output (RLFN x4, Kong et al.,
+CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures). Adam, cosine decay, bf16 autocast, averaged
+weights (0.999). Machine: two cores of an Intel Xeon with AMX, no GPU.
+
+### Data
+
+{DATA}
+
+## Licence
+
+{facts["licence"]}
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    scores = {(Path(row["model"]).stem, row["depth"], row["set"]): row for row in rows}
+    lines = ["| model | depth | " + " | ".join(SETS) + " |", "|---|---|" + "---|" * len(SETS)]
+    for model, depth in dict.fromkeys(key[:2] for key in scores):
+        cells = [scores[model, depth, name] for name in SETS]
+        lines.append(f"| {model} | {depth} | " + " | ".join(f"{c['psnr']:.2f} / {c['ssim']:.4f}" for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def stages(history: list[dict[str, Any]]) -> str:
+    columns = ("bits", "depths", "steps", "batch", "patch", "learning_rate", "teacher")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for stage in history:
+        cells = (", ".join(v) if isinstance(v := stage[column], list) else str(v) for column in columns)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

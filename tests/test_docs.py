@@ -1,0 +1,71 @@
+"""docs/training.md: every setting with its default. README and docs/: every relative link leads to a file."""
+
+import dataclasses
+import re
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantsr.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ROOT.joinpath("docs", "training.md").read_text(encoding="utf-8")
+PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/*.md"))]
+
+
+def sections() -> dict[str, type]:
+    """The dataclass behind each table of a TOML file."""
+    hints = typing.get_type_hints(TrainConfig)
+    return {
+        name: next(kind for kind in (*typing.get_args(hint), hint) if kind is not type(None))
+        for name, hint in hints.items()
+    }
+
+
+def rows(section: str) -> dict[str, str]:
+    """Field -> default, as text, of a section's table."""
+    _, _, after = TRAINING.partition(f"### `[{section}]`\n")
+    table = re.split(r"^#", after, maxsplit=1, flags=re.MULTILINE)[0]
+    return dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
+
+
+def default(field: "dataclasses.Field[Any]") -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_setting_is_explained_with_its_default(section: str) -> None:
+    wanted = {field.name: default(field) for field in dataclasses.fields(sections()[section])}
+    got = {name: tomllib.loads(f"value = {text}")["value"] for name, text in rows(section).items()}
+    assert list(got) == list(wanted)
+    assert got == wanted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    path = ROOT / page
+    if not path.exists():
+        pytest.skip(f"{page} is not written yet")
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in local if link and not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_to_headings_lead_to_headings(page: Path) -> None:
+    path = ROOT / page
+    if not path.exists():
+        pytest.skip(f"{page} is not written yet")
+    for link, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        target = path.parent / link if link else path
+        assert anchor in _anchors(target), f"{link}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """GitHub's names of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
