@@ -294,3 +294,15 @@ def test_encoder_options_reach_the_file(tmp_path: Path) -> None:
     images.write(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8), icc_profile=b"made-up profile")
     with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as image:
         assert image.info["icc_profile"] == b"made-up profile"
+
+
+def test_a_cameras_mpo_is_one_photograph(tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:
+    first, preview = (Image.fromarray(picture(16, 24, seed)) for seed in (0, 1))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview], quality=95)
+    assert np.abs(images.read(tmp_path / "a.jpg").astype(int) - picture(16, 24, 0)).mean() < 12
+
+
+def test_only_rgb_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="wanted uint8 RGB"):
+        images.write(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
+    assert not list(tmp_path.iterdir())

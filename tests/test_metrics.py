@@ -73,3 +73,9 @@ def test_ssim_needs_room_for_its_window() -> None:
     assert metrics.ssim(small, small, 3) == pytest.approx(1)
     with pytest.raises(ValueError, match="got 32x10 pixels after the border, wanted at least 11x11"):
         metrics.ssim(small, small, 4)
+
+
+def test_only_8_bit_images_are_scored() -> None:
+    image = np.full((20, 20, 3), 0.5)
+    with pytest.raises(ValueError, match="wanted uint8"):
+        metrics.psnr(image, image, 2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantsr.models.depth import FRACTIONS
 from quantsr.quant.config import QuantConfig
 
 
@@ -119,6 +120,8 @@ class TrainConfig:
         _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
         _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
+        known = all(depth in FRACTIONS for depth in self.run.depths)
+        _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))
         weights = self.run.depth_weights
         _require(len(weights) in (0, len(self.run.depths)), "run.depth_weights", weights, "one per depth, or none")
         rate = self.optim.learning_rate

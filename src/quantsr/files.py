@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before."""
     path = Path(path)
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length

@@ -61,7 +61,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The decoded image; whatever is wrong with the file becomes an ImageError."""
     try:
         with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
                 raise ImageError(f"{path}: got an animation of {frames} frames, wanted one image")
             if image.mode not in READABLE_MODES or "transparency" in image.info:
                 kind = "transparency" if "transparency" in image.info else f"pixel mode {image.mode}"
@@ -87,6 +88,8 @@ def write(path: str | os.PathLike[str], image: UInt8, **options: Any) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"{path}: got suffix {path.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{path}: got {image.dtype} {image.shape}, wanted uint8 RGB (H, W, 3)")
     kind = Image.registered_extensions()[path.suffix.lower()]
     options = ENCODER_DEFAULTS.get(kind, {}) | options
     if kind == "TIFF":

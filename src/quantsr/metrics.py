@@ -43,6 +43,8 @@ def ssim(sr: UInt8, hr: UInt8, border: int) -> float:
 def _luma_pair(sr: UInt8, hr: UInt8, border: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if sr.shape != hr.shape or sr.ndim != 3 or sr.shape[2] != 3:
         raise ValueError(f"got shapes {sr.shape} and {hr.shape}, wanted two equal (H, W, 3)")
+    if sr.dtype != np.uint8 or hr.dtype != np.uint8:
+        raise ValueError(f"got {sr.dtype} and {hr.dtype}, wanted uint8: scores are of 8-bit images")
     if min(sr.shape[:2]) <= 2 * border:
         raise ValueError(f"got an image of {sr.shape[1]}x{sr.shape[0]}, wanted more than {2 * border} on each side")
     inner = slice(border, -border or None)

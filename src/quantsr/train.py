@@ -103,6 +103,8 @@ class Trainer:
             log.warning("step %d: non-finite loss or gradient, step skipped", self.step)
             return math.nan
         self.optimizer.step()
+        for layer in quantized_layers(self.network).values():
+            layer.keep_scales_positive()
         self._average(optim.ema)
         return value
 
@@ -217,10 +219,13 @@ def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
     """Training and validation photographs, split by file name alone, before anything is learned."""
     data = config.data
     photos = load_photos(Path(data.photos), Path(data.cache), config.model.upscale, data.patch)
-    held = photos[:: data.holdout]
-    rest = [photo for index, photo in enumerate(photos) if index % data.holdout]
-    if not rest:
-        raise ValueError(f"{data.photos}: got {len(photos)} photographs, wanted at least 2")
+    held = [photo for photo in photos if photo.number % data.holdout == 0]
+    rest = [photo for photo in photos if photo.number % data.holdout]
+    if not rest or not held:
+        raise ValueError(
+            f"{data.photos}: got {len(rest)} usable photographs to train on and {len(held)} to validate on, wanted "
+            f"some of both: add photographs, or change data.holdout ({data.holdout})"
+        )
     return rest, held
 
 
@@ -244,8 +249,8 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
         _take_over(network, source.part("ema"))
         if len(source.state["ranking"]) == len(network.ranking):
             network.set_ranking(source.state["ranking"])
-    if len(config.run.depths) > 1:
-        network.rank_blocks()
+    if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
+        network.rank_blocks()  # once: the weights of a depth-dynamic network are made for their ranking
     if config.quant is None:
         return network
     quantize(network, config.quant)
@@ -261,6 +266,8 @@ def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
     """Loads every tensor that the network has by the same name and shape, and names the others."""
     own = network.state_dict()
     fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+    if not any(name.startswith("body.") for name in fitting):
+        raise checkpoints.CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
     network.load_state_dict(fitting, strict=False)
     if missing := sorted(set(own) - set(fitting)):
         log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))

@@ -20,7 +20,7 @@ def coordinates(height: int, width: int, upscale: int, index: int = 0) -> Photo:
     lr = np.stack([*np.mgrid[:height, :width], np.full((height, width), index)], axis=-1)
     y, x = np.mgrid[: height * upscale, : width * upscale]
     hr = np.stack([y // upscale, x // upscale, y % upscale * upscale + x % upscale], axis=-1)
-    return Photo("made-up", hr.astype(np.uint8), lr.astype(np.uint8))
+    return Photo("made-up", 0, hr.astype(np.uint8), lr.astype(np.uint8))
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
@@ -72,7 +72,7 @@ def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
 def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     flat = np.full((40, 40, 3), 128, np.uint8)
-    photos = [Photo(str(i), lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
+    photos = [Photo(str(i), i, lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
     sampler = PatchSampler(photos, patch=8, batch=100, seed=0)
     spread = torch.cat([sampler(step)[0].flatten(1).std(dim=1) for step in range(10)])
     assert 0.005 < float((spread == 0).float().mean()) < 0.1

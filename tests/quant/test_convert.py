@@ -232,3 +232,11 @@ def test_a_compiled_block_equals_eager(quantized: EDSR) -> None:
     eager = quantized.body[0](x)
     quantized.body[0].compile()
     torch.testing.assert_close(quantized.body[0](x), eager, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_would_turn_negative_is_held_above_zero(quantized: EDSR) -> None:
+    layer = quantized.body[0].conv2
+    layer.act_quantizer.scale.data.fill_(-0.1)
+    layer.keep_scales_positive()
+    assert float(layer.act_quantizer.scale.detach()) > 0
+    assert bool(torch.isfinite(layer(torch.rand(1, 8, 5, 5))).all())

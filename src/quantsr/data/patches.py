@@ -6,9 +6,8 @@ so a resumed run sees exactly what an unbroken one would have seen.
 """
 
 import hashlib
+import io
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantsr import images
+from quantsr.files import write_atomically
 from quantsr.images import UInt8
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Photo:
-    """One training picture: hr uint8 (H*s, W*s, 3) and lr uint8 (H, W, 3), memory-mapped."""
+    """One training picture: hr uint8 (H*s, W*s, 3) and lr uint8 (H, W, 3), memory-mapped.
+
+    number: its place among the folder's image files, usable or not, so that a split by it outlives a damaged file.
+    """
 
     name: str
+    number: int
     hr: UInt8
     lr: UInt8
 
@@ -41,9 +45,10 @@ def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[
         raise ValueError(f"{folder}: no such folder of photographs")
     cache.mkdir(parents=True, exist_ok=True)
     photos = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES):
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES)
+    for number, path in enumerate(files):
         try:
-            photo = _load(path, cache, upscale)
+            photo = _load(path, number, cache, upscale)
         except images.ImageError as error:
             log.warning("skipped: %s", error)
             continue
@@ -56,7 +61,7 @@ def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[
     return photos
 
 
-def _load(path: Path, cache: Path, upscale: int) -> Photo:
+def _load(path: Path, number: int, cache: Path, upscale: int) -> Photo:
     try:
         stat = path.stat()
     except OSError as error:  # a link to nowhere
@@ -71,14 +76,13 @@ def _load(path: Path, cache: Path, upscale: int) -> Photo:
     if not lr_file.exists():
         _save(lr_file, images.downscale(hr, upscale))
     lr = np.load(lr_file, mmap_mode="r")
-    return Photo(path.name, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
+    return Photo(path.name, number, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
 
 
 def _save(path: Path, array: UInt8) -> None:
-    # Beside, then renamed: a run that is killed here must not leave half a picture in the cache.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.save(file, array)
-    os.replace(file.name, path)
+    encoded = io.BytesIO()
+    np.save(encoded, array)
+    write_atomically(path, encoded.getbuffer())
 
 
 class PatchSampler:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 BITS = (2, 3, 4)
+MIN_SCALE = 1e-8  # smallest step of a quantizer
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """Layers that compute with fake-quantized weights and inputs."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantsr.quant.config import QuantConfig
+from quantsr.quant.config import MIN_SCALE, QuantConfig
 
 
 class QuantConv2d(nn.Conv2d):
@@ -31,6 +32,12 @@ class QuantConv2d(nn.Conv2d):
         layer.weight_quantizer.init_from(layer.weight)
         layer.observing = False
         return layer
+
+    @torch.no_grad()
+    def keep_scales_positive(self) -> None:
+        """To be called after an optimiser step: a step of 0 or less would leave a dead layer without gradient."""
+        for quantizer in (self.weight_quantizer, self.act_quantizer):
+            quantizer.scale.clamp_(min=MIN_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:  # calibration looks at the float network

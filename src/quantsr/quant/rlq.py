@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quantsr.quant.config import QParams, code_range
+from quantsr.quant.config import MIN_SCALE, QParams, code_range
 from quantsr.quant.ste import scale_grad, soft_round
 
 SIGNED_BELOW = -1e-5  # an activation that never goes below this is stored unsigned
@@ -71,7 +71,7 @@ class RLQ(nn.Module):
 
     def _set_scale(self, mean_magnitude: float) -> None:
         qmax = code_range(self.bits, self.signed)[1]
-        self.scale.fill_(max(2 * mean_magnitude / math.sqrt(qmax), 1e-8))
+        self.scale.fill_(max(2 * mean_magnitude / math.sqrt(qmax), MIN_SCALE))
         self.calibrated = True
 
     def forward(self, x: Tensor) -> Tensor:
