@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {
-    "x4, 4 bits": ["x4-float", "x4-w4a4", "x4-w4a4-dqa"],
-    "x4, 2 bits": ["x4-float", "x4-w2a2", "x4-w2a2-dqa"],
+    "x4, 4 bits": ["x4-float", "x4-float-2", "x4-w4a4", "x4-w4a4-dqa"],
+    "x4, 2 bits": ["x4-float", "x4-float-2", "x4-w2a2", "x4-w2a2-dqa"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa"],
 }
 COLOURS = {"full": "tab:blue", "half": "tab:orange", "quarter": "tab:green"}

@@ -1,0 +1,55 @@
+"""The bundled models: what their cards and the stored results claim is what the files do."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quantsr
+from quantsr import images, zoo
+from quantsr.data import benchmarks
+from quantsr.evaluate import evaluate
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+NAMES = zoo.bundled()
+
+
+def test_the_promised_models_are_inside() -> None:
+    assert {"quantsr-c-x2-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_and_file_belong_together(name: str) -> None:
+    path = zoo.find(name)
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    info = quantsr.load(name).info
+    assert info["name"] == name == f"quantsr-c-x{info['upscale']}-w{info['weight_bits']}a{info['act_bits']}"
+    assert list(info["depths"]) == ["full", "half", "quarter"]
+    assert info["licence"] and info["training"]["stages"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_scores_are_reproduced(name: str, data_folder: Path) -> None:
+    model = quantsr.load(name)
+    results = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-c-')}.json").read_text())["results"]
+    for row in (row for row in results if row["set"] == "Set5"):
+        pairs = benchmarks.pairs(data_folder / "benchmarks", "Set5", model.scale)
+        score = evaluate(lambda lr, depth=row["depth"]: model.upscale(lr, depth=depth), pairs, model.scale)
+        assert score.psnr == pytest.approx(row["psnr"], abs=0.01)
+        assert score.ssim == pytest.approx(row["ssim"], abs=0.0005)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_depth_beats_bicubic_on_the_sample(name: str) -> None:
+    model = quantsr.load(name)
+    photo = images.read(Path(__file__).parents[1] / "examples" / "photos" / "tapiola.jpg")[:240, :240]
+    lr = images.downscale(photo, model.scale)
+
+    def error(sr: images.UInt8) -> float:
+        return float(np.mean((sr.astype(float) - photo) ** 2))
+
+    for depth in model.depths:
+        assert error(model.upscale(lr, depth=depth)) < 0.9 * error(images.bicubic(lr, model.scale))
