@@ -39,10 +39,12 @@ def test_depths_deepest_first(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
+    ("shape", "dtype"),
+    [((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)],
     ids=["gray", "rgba", "float", "empty"],
-)  # fmt: skip
-def test_other_arrays_are_refused(model: Model, image: np.ndarray) -> None:
+)
+def test_other_arrays_are_refused(model: Model, shape: tuple[int, ...], dtype: type) -> None:
+    image = np.zeros(shape, dtype)
     with pytest.raises(ValueError, match="wanted uint8 RGB"):
         model.upscale(image)
 

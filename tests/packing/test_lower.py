@@ -17,7 +17,9 @@ from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
 DEPTHS = ("full", "half", "quarter")
 
 
-def make_network(bits: int | None = 4, upscale: int = 2, upsampler: str = "direct", ranking: tuple[int, ...] = (2, 0, 1, 3)) -> EDSR:
+def make_network(
+    bits: int | None = 4, upscale: int = 2, upsampler: str = "direct", ranking: tuple[int, ...] = (2, 0, 1, 3)
+) -> EDSR:
     """A calibrated random network with gains and shifts away from their initial values. bits None: float."""
     torch.manual_seed(0)
     network = EDSR(channels=8, blocks=4, upscale=upscale, upsampler=upsampler, ranking=ranking)
