@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quantsr.config import TrainConfig
@@ -69,3 +70,10 @@ def _anchors(page: Path) -> set[str]:
     """GitHub's names of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readmes_python_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    names = {"image": np.zeros((8, 9, 3), np.uint8)}
+    exec(code, names)
+    assert names["larger"].shape == (32, 36, 3)
