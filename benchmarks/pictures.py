@@ -13,7 +13,7 @@ import quantsr
 from quantsr import images
 
 ROOT = Path(__file__).parents[1]
-CROPS = [(120, 70), (30, 190)]  # left, top in input pixels
+CROPS = [(100, 60), (20, 225)]  # left, top in input pixels
 SIDE = 72  # input pixels
 MODELS = {"4 bits": "quantsr-c-x4-w4a4", "2 bits": "quantsr-c-x4-w2a2"}
 
