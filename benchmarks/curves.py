@@ -1,6 +1,6 @@
 """Learning curves of the shipped models from their logs: python benchmarks/curves.py
 
-Reads benchmarks/results/logs/*.jsonl, writes docs/pictures/learning-curves.png. Needs matplotlib.
+Reads benchmarks/results/logs/*.jsonl, writes docs/pictures/learning-curves.png. Needs the extra `plot`.
 """
 
 import json
