@@ -10,6 +10,7 @@ import pytest
 import quantsr
 from quantsr import images, zoo
 from quantsr.data import benchmarks
+from quantsr.engine import Engine, available_isas
 from quantsr.evaluate import evaluate
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -53,3 +54,16 @@ def test_every_depth_beats_bicubic_on_the_sample(name: str) -> None:
 
     for depth in model.depths:
         assert error(model.upscale(lr, depth=depth)) < 0.9 * error(images.bicubic(lr, model.scale))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trained_model_gives_the_same_bytes_however_it_runs(name: str) -> None:
+    packed = zoo.load_packed(name)
+    photo = images.read(Path(__file__).parents[1] / "examples" / "photos" / "tapiola.jpg")
+    image = images.to_float(photo[60:92, 90:127])
+    for depth in packed.programs:
+        whole = Engine(packed, depth=depth, threads=1)(image)
+        for isa in available_isas():
+            for tile in (None, 13):
+                got = Engine(packed, depth=depth, threads=2, isa=isa)(image, tile=tile)
+                np.testing.assert_array_equal(got, whole, err_msg=f"{depth} {isa} {tile}")
