@@ -103,9 +103,8 @@ void add_kernels(Isa isa, Layer& layer, std::vector<Candidate>& out) {
                          layer.side,
                          layer.side,
                          layer.epilogue(residual, true)};
-      out.push_back(
-          {std::string("qconv2d ") + kernel->name + (residual ? " + residual" : " + relu"), macs(layer),
-           [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), scratch->data()); }});
+      out.push_back({std::string("qconv2d ") + kernel->name + (residual ? " + residual" : " + relu"), macs(layer),
+                     [=, owner = packed] { kernel->run(job, 0, job.height, scratch->data()); }});
     }
   }
   const Conv2dKernel* kernel = &choose_conv2d(isa);
@@ -118,7 +117,7 @@ void add_kernels(Isa isa, Layer& layer, std::vector<Candidate>& out) {
                       layer.side,
                       layer.epilogue(false, false)};
   out.push_back({std::string("conv2d ") + kernel->name, macs(layer),
-                 [=, owner = packed] { kernel->run(job, 0, kernel->items(job.height, job.width), nullptr); }});
+                 [=, owner = packed] { kernel->run(job, 0, job.height, nullptr); }});
 }
 
 void measure(std::vector<Candidate>& candidates, int rounds) {

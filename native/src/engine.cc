@@ -1,5 +1,6 @@
 #include "quantsr/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <mutex>
@@ -35,6 +36,13 @@ Epilogue epilogue_of(const Step& step, const Workspace& space) {
   return e;
 }
 
+// Shares out the rows of an image in bands: body(first row, row behind the last, worker).
+template <class Body>
+void run_bands(int64_t height, Pool& pool, const Body& body) {
+  pool.run((height + kRowRun - 1) / kRowRun,
+           [&](int64_t band, int worker) { body(band * kRowRun, std::min(height, (band + 1) * kRowRun), worker); });
+}
+
 void run_qconv2d(const Step& step, Workspace& space, Pool& pool) {
   const QConvJob job{step.shape,
                      step.packed.codes.data(),
@@ -44,8 +52,8 @@ void run_qconv2d(const Step& step, Workspace& space, Pool& pool) {
                      space.width(step.in),
                      epilogue_of(step, space)};
   const RunQConv run = step.qconv_kernel->run;
-  pool.run(step.qconv_kernel->items(job.height, job.width),
-           [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
+  run_bands(job.height, pool,
+            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
 }
 
 void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
@@ -57,8 +65,8 @@ void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
                       space.width(step.in),
                       epilogue_of(step, space)};
   const RunConv2d run = step.conv2d_kernel->run;
-  pool.run(step.conv2d_kernel->items(job.height, job.width),
-           [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
+  run_bands(job.height, pool,
+            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
 }
 
 void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
@@ -82,7 +90,7 @@ void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t
 void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
   if (step.kind == StepKind::qconv2d) return run_qconv2d(step, space, pool);
   if (step.kind == StepKind::conv2d) return run_conv2d(step, space, pool);
-  pool.run(space.height(step.in), [&](int64_t y, int64_t, int) { run_row(step, plan, space, y); });
+  pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
 }
 
 int checked_threads(int threads) {

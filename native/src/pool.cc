@@ -35,7 +35,7 @@ struct Pool::State {
   std::atomic<int64_t> next{0};
 
   void work(const Body& job, int64_t count, int worker) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) job(i, i + 1, worker);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) job(i, worker);
   }
 
   void serve(int worker) {
@@ -94,7 +94,7 @@ Pool::~Pool() {
 
 void Pool::run(int64_t items, const Body& body) {
   if (threads_ == 1 || items <= 1 || getpid() != owner_) {
-    for (int64_t i = 0; i < items; ++i) body(i, i + 1, 0);
+    for (int64_t i = 0; i < items; ++i) body(i, 0);
     return;
   }
   state_->begin(items, body);

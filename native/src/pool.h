@@ -13,9 +13,9 @@ class Pool {
   explicit Pool(int threads);
   ~Pool();
 
-  // Calls body(item, item + 1, worker) for all items, worker in 0..threads-1, and returns when all are done. One caller
+  // Calls body(item, worker) for all items, worker in 0..threads-1, and returns when all are done. One caller
   // at a time; body must not throw. In a forked child, where the other threads are gone, the caller does all the work.
-  using Body = std::function<void(int64_t begin, int64_t end, int worker)>;
+  using Body = std::function<void(int64_t item, int worker)>;
   void run(int64_t items, const Body& body);
 
   int threads() const { return threads_; }

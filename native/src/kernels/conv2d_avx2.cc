@@ -1,5 +1,5 @@
 // conv2d, direct, with 256-bit FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A
-// register block is 6 pixels of a row x 16 outputs. A work item is a row.
+// register block is 6 pixels of a row x 16 outputs.
 #include "kernels/epilogue_avx2.h"
 #include "kernels/kernels.h"
 

@@ -1,5 +1,5 @@
 // conv2d, direct, with AVX-512 FMA: each lane is one output and runs through the sum in the order of conv2d_ref. A
-// register block is P pixels of a row x 16 G outputs. A work item is a row.
+// register block is P pixels of a row x 16 G outputs.
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 

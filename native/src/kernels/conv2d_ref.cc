@@ -1,5 +1,5 @@
 // conv2d, plainly: the definition of its result. Each sum starts from the bias and takes one fused multiply-add per ky,
-// kx, input channel, in this order; padding counts as zeros. A work item is a row.
+// kx, input channel, in this order; padding counts as zeros.
 #include <cmath>
 
 #include "kernels/epilogue_ref.h"

@@ -11,7 +11,6 @@ namespace quantsr {
 namespace {
 
 bool always(const ConvShape&, const int8_t*) { return true; }
-int64_t rows(int64_t height, int64_t) { return height; }
 
 template <int Panel>
 PackedConv qconv_panels(const ConvShape& shape, const int8_t* weights) {
@@ -23,18 +22,18 @@ PackedConv conv2d_panels(const ConvShape& shape, const float* weights, const flo
 }
 
 const QConvKernel kQConv[] = {
-    {"direct_ref", Isa::ref, always, pack_qconv_plain, rows, qconv_ref},
+    {"direct_ref", Isa::ref, always, pack_qconv_plain, qconv_ref},
 #ifdef QUANTSR_X86
-    {"direct_avx2", Isa::avx2, always, qconv_panels<16>, rows, qconv_avx2},
-    {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, rows, qconv_avx512vnni},
+    {"direct_avx2", Isa::avx2, always, qconv_panels<16>, qconv_avx2},
+    {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
 #endif
 };
 
 const Conv2dKernel kConv2d[] = {
-    {"float_ref", Isa::ref, pack_conv2d_plain, rows, conv2d_ref},
+    {"float_ref", Isa::ref, pack_conv2d_plain, conv2d_ref},
 #ifdef QUANTSR_X86
-    {"float_avx2", Isa::avx2, conv2d_panels<16>, rows, conv2d_avx2},
-    {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, rows, conv2d_avx512vnni},
+    {"float_avx2", Isa::avx2, conv2d_panels<16>, conv2d_avx2},
+    {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, conv2d_avx512vnni},
 #endif
 };
 

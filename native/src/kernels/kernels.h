@@ -1,6 +1,6 @@
 // The interface of the convolution kernels. A kernel is a prepare function, run once per layer at load, and a run
-// function that computes some work items of one image. Work items are independent of each other: any thread may run any
-// of them.
+// function that computes some rows of one image, from a multiple of kRowRun on. Rows are independent of each other: any
+// thread may compute any of them.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ enum class Isa { ref, avx2, avx512vnni };
 // Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
 // that a convolution reads have rows of a multiple of it.
 constexpr int kPixelRun = 12;
-// Rows of code buffers come in multiples of it.
+// Rows are shared out in bands of this many; code buffers have a multiple of it.
 constexpr int kRowRun = 4;
 
 struct ConvShape {
@@ -62,7 +62,6 @@ struct QConvKernel {
   Isa isa;
   bool (*fits)(const ConvShape&, const int8_t* weights);
   PackedConv (*prepare)(const ConvShape&, const int8_t* weights);  // weights: (O, K, K, I)
-  int64_t (*items)(int64_t height, int64_t width);
   RunQConv run;
 };
 
@@ -70,7 +69,6 @@ struct Conv2dKernel {
   const char* name;
   Isa isa;
   PackedConv (*prepare)(const ConvShape&, const float* weights, const float* bias);  // weights: (O, K, K, I)
-  int64_t (*items)(int64_t height, int64_t width);
   RunConv2d run;
 };
 

@@ -1,6 +1,5 @@
 // qconv2d, direct, with vpmaddubsw: codes times weights summed over 2 inputs into 16 bits, added up in 16 bits as long
-// as that cannot overflow, then widened to 32. A register block is 6 pixels of a row x 16 outputs. A work item is a
-// row.
+// as that cannot overflow, then widened to 32. A register block is 6 pixels of a row x 16 outputs.
 #include "kernels/epilogue_avx2.h"
 #include "kernels/kernels.h"
 

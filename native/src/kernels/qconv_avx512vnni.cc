@@ -1,5 +1,5 @@
 // qconv2d, direct, with vpdpbusd: codes times weights summed over 4 inputs into 32 bits. A register block is 6 pixels
-// of a row x 64 outputs = 24 accumulators, which stay in registers through all taps and inputs. A work item is a row.
+// of a row x 64 outputs = 24 accumulators, which stay in registers through all taps and inputs.
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 

@@ -1,4 +1,4 @@
-// qconv2d, plainly: the definition of its result. A work item is a row.
+// qconv2d, plainly: the definition of its result.
 #include "kernels/epilogue_ref.h"
 #include "kernels/kernels.h"
 
