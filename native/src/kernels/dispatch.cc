@@ -5,12 +5,17 @@
 #include "error.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
+#include "kernels/winograd.h"
 #include "quantsr/engine.h"
 
 namespace quantsr {
 namespace {
 
 bool always(const ConvShape&, const int8_t*) { return true; }
+template <class F>
+bool fits(const ConvShape& shape, const int8_t*) {
+  return winograd_fits<F>(shape);
+}
 
 template <int Panel>
 PackedConv qconv_panels(const ConvShape& shape, const int8_t* weights) {
@@ -25,6 +30,8 @@ const QConvKernel kQConv[] = {
     {"direct_ref", Isa::ref, always, pack_qconv_plain, qconv_ref},
 #ifdef QUANTSR_X86
     {"direct_avx2", Isa::avx2, always, qconv_panels<16>, qconv_avx2},
+    {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
+    {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
     {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
 #endif
 };

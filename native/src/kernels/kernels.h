@@ -86,6 +86,8 @@ const char* isa_name(Isa isa);
 void qconv_ref(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f2x2_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f4x4_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
