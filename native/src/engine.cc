@@ -1,14 +1,12 @@
 #include "quantsr/engine.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <mutex>
 
 #include "error.h"
-#include "ops/ops.h"
 #include "plan.h"
 #include "pool.h"
+#include "schedule.h"
 #include "workspace.h"
 
 namespace quantsr {
@@ -16,82 +14,6 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxSide = int64_t{1} << 24;
-
-View<const float> read(const View<float>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
-View<const uint8_t> read(const View<uint8_t>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
-
-Epilogue epilogue_of(const Step& step, const Workspace& space) {
-  Epilogue e{};
-  e.channels = step.shape.out_channels;
-  e.mul = step.mul.data();
-  e.bias = step.bias.data();
-  e.relu = step.relu;
-  if (step.skip >= 0) e.skip = read(space.floats(step.skip));
-  e.gain = step.gain;
-  if (step.out >= 0) e.out = space.floats(step.out);
-  if (step.codes >= 0) e.codes = space.codes(step.codes);
-  e.inv = step.inv;
-  e.levels = step.levels;
-  e.offset = step.offset.data();
-  return e;
-}
-
-// Shares out the rows of an image in bands: body(first row, row behind the last, worker).
-template <class Body>
-void run_bands(int64_t height, Pool& pool, const Body& body) {
-  pool.run((height + kRowRun - 1) / kRowRun,
-           [&](int64_t band, int worker) { body(band * kRowRun, std::min(height, (band + 1) * kRowRun), worker); });
-}
-
-void run_qconv2d(const Step& step, Workspace& space, Pool& pool) {
-  const QConvJob job{step.shape,
-                     step.packed.codes.data(),
-                     step.packed.init.data(),
-                     read(space.codes(step.in)),
-                     space.height(step.in),
-                     space.width(step.in),
-                     epilogue_of(step, space)};
-  const RunQConv run = step.qconv_kernel->run;
-  run_bands(job.height, pool,
-            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
-}
-
-void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
-  const Conv2dJob job{step.shape,
-                      step.packed.floats.data(),
-                      step.packed.bias.data(),
-                      read(space.floats(step.in)),
-                      space.height(step.in),
-                      space.width(step.in),
-                      epilogue_of(step, space)};
-  const RunConv2d run = step.conv2d_kernel->run;
-  run_bands(job.height, pool,
-            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
-}
-
-void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
-  const View<const float> x = read(space.floats(step.in));
-  const int64_t width = space.width(step.in);
-  const int channels = plan.slots[step.in].channels;
-  switch (step.kind) {
-    case StepKind::affine:
-      return affine_row(x, step.mul.data(), step.bias.data(), space.floats(step.out), y, width, channels);
-    case StepKind::relu: return relu_row(x, space.floats(step.out), y, width, channels);
-    case StepKind::residual:
-      return residual_row(read(space.floats(step.skip)), x, step.gain, space.floats(step.out), y, width, channels);
-    case StepKind::quantize:
-      return quantize_row(x, step.inv, step.offset.data(), step.levels, space.codes(step.codes), y, width, channels);
-    case StepKind::pixel_shuffle:
-      return pixel_shuffle_row(x, step.upscale, space.floats(step.out), y, width, plan.slots[step.out].channels);
-    default: return;
-  }
-}
-
-void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
-  if (step.kind == StepKind::qconv2d) return run_qconv2d(step, space, pool);
-  if (step.kind == StepKind::conv2d) return run_conv2d(step, space, pool);
-  pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
-}
 
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads) fail("threads", "1..1024", threads);
@@ -137,11 +59,7 @@ void Engine::run(const float* image, int64_t height, int64_t width, float* out) 
   const View<float> to = space.floats(plan.image_slot);
   const int64_t row = width * image_channels();
   for (int64_t y = 0; y < height; ++y) std::memcpy(to.origin + y * to.row_stride, image + y * row, row * sizeof(float));
-  for (size_t i = 0; i < plan.steps.size(); ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    run_step(plan.steps[i], plan, space, state_->pool);
-    state_->seconds[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
+  run_plan(plan, space, state_->pool, state_->seconds);
 }
 
 std::vector<double> Engine::step_seconds() const {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "error.h"
+#include "kernels/amx.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
 #include "kernels/winograd.h"
@@ -33,6 +34,7 @@ const QConvKernel kQConv[] = {
     {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
     {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
     {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
+    {"direct_amx", Isa::amx, always, pack_qconv_amx, qconv_amx},
 #endif
 };
 
@@ -41,6 +43,7 @@ const Conv2dKernel kConv2d[] = {
 #ifdef QUANTSR_X86
     {"float_avx2", Isa::avx2, conv2d_panels<16>, conv2d_avx2},
     {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, conv2d_avx512vnni},
+    {"float_avx512vnni", Isa::amx, conv2d_panels<64>, conv2d_avx512vnni},
 #endif
 };
 
@@ -51,11 +54,12 @@ bool available(Isa isa) {
   if (isa == Isa::avx512vnni)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (isa == Isa::amx) return available(Isa::avx512vnni) && amx_available();
 #endif
   return isa == Isa::ref;
 }
 
-constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni};
+constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni, Isa::amx};
 
 }  // namespace
 
@@ -63,6 +67,7 @@ const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512vnni: return "avx512vnni";
+    case Isa::amx: return "amx";
     default: return "ref";
   }
 }

@@ -13,13 +13,15 @@
 
 namespace quantsr {
 
-enum class Isa { ref, avx2, avx512vnni };
+enum class Isa { ref, avx2, avx512vnni, amx };
 
 // Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
 // that a convolution reads have rows of a multiple of it.
 constexpr int kPixelRun = 12;
-// Rows are shared out in bands of this many; code buffers have a multiple of it.
+// Rows are shared out in bands of this many; a kernel may read codes of up to so many rows at once.
 constexpr int kRowRun = 4;
+// Kernels may read this many codes behind the last row: 16 pixels of up to 64 channels beyond a whole run, and a bit.
+constexpr int kReadBehind = 2048;
 
 struct ConvShape {
   int in_channels, out_channels, kernel;
@@ -88,6 +90,7 @@ void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch)
 void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f2x2_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_amx(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);

@@ -1,0 +1,210 @@
+// How the steps of a plan run. Most run one after the other, each shared out among the threads in bands of rows. Runs
+// of low-bit convolutions, the bulk of the work, run together, tile by tile, because a whole layer of a photograph does
+// not fit into a core's cache while a tile does: a tile goes through all layers before the next tile starts. As a layer
+// needs one more pixel on each side than it makes, the tile moves up and left by one pixel with every layer; what it
+// needs from there was made by the tiles above and to the left (Wolf and Lam, "A data locality optimizing algorithm",
+// PLDI 1991, call it skewing). Nothing is computed twice. Buffers are those of the whole layers, so that a layer may
+// overwrite the input of the layer before: what tiles to come still read lies below or to the right.
+#include "schedule.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "ops/ops.h"
+
+namespace quantsr {
+namespace {
+
+// Of a layer; x, y: of the top left pixel.
+struct Region {
+  int64_t y, x, height, width;
+};
+
+View<const float> read(const View<float>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
+View<const uint8_t> read(const View<uint8_t>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
+
+template <class T>
+View<T> shifted(View<T> view, const Region& region) {
+  view.origin += region.y * view.row_stride + region.x * view.pixel_stride;
+  return view;
+}
+
+Epilogue epilogue_of(const Step& step, const Workspace& space, const Region& region) {
+  Epilogue e{};
+  e.channels = step.shape.out_channels;
+  e.mul = step.mul.data();
+  e.bias = step.bias.data();
+  e.relu = step.relu;
+  if (step.skip >= 0) e.skip = shifted(read(space.floats(step.skip)), region);
+  e.gain = step.gain;
+  if (step.out >= 0) e.out = shifted(space.floats(step.out), region);
+  if (step.codes >= 0) e.codes = shifted(space.codes(step.codes), region);
+  e.inv = step.inv;
+  e.levels = step.levels;
+  e.offset = step.offset.data();
+  return e;
+}
+
+Region whole(const Step& step, const Workspace& space) { return {0, 0, space.height(step.in), space.width(step.in)}; }
+
+QConvJob qconv_job(const Step& step, const Workspace& space, const Region& region) {
+  return {step.shape,
+          step.packed.codes.data(),
+          step.packed.init.data(),
+          shifted(read(space.codes(step.in)), region),
+          region.height,
+          region.width,
+          epilogue_of(step, space, region)};
+}
+
+// Shares out the rows of an image in bands: body(first row, row behind the last, worker).
+template <class Body>
+void run_bands(int64_t height, Pool& pool, const Body& body) {
+  pool.run((height + kRowRun - 1) / kRowRun,
+           [&](int64_t band, int worker) { body(band * kRowRun, std::min(height, (band + 1) * kRowRun), worker); });
+}
+
+void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
+  const Conv2dJob job{step.shape,
+                      step.packed.floats.data(),
+                      step.packed.bias.data(),
+                      read(space.floats(step.in)),
+                      space.height(step.in),
+                      space.width(step.in),
+                      epilogue_of(step, space, whole(step, space))};
+  const RunConv2d run = step.conv2d_kernel->run;
+  run_bands(job.height, pool,
+            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
+}
+
+void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
+  const View<const float> x = read(space.floats(step.in));
+  const int64_t width = space.width(step.in);
+  const int channels = plan.slots[step.in].channels;
+  switch (step.kind) {
+    case StepKind::affine:
+      return affine_row(x, step.mul.data(), step.bias.data(), space.floats(step.out), y, width, channels);
+    case StepKind::relu: return relu_row(x, space.floats(step.out), y, width, channels);
+    case StepKind::residual:
+      return residual_row(read(space.floats(step.skip)), x, step.gain, space.floats(step.out), y, width, channels);
+    case StepKind::quantize:
+      return quantize_row(x, step.inv, step.offset.data(), step.levels, space.codes(step.codes), y, width, channels);
+    case StepKind::pixel_shuffle:
+      return pixel_shuffle_row(x, step.upscale, space.floats(step.out), y, width, plan.slots[step.out].channels);
+    default: return;
+  }
+}
+
+void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
+  if (step.kind == StepKind::conv2d) return run_conv2d(step, space, pool);
+  pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
+}
+
+// --- tiles ---
+
+// The part of `region` that lies within height x width.
+Region clipped(Region r, int64_t height, int64_t width) {
+  const int64_t y = std::max<int64_t>(r.y, 0), x = std::max<int64_t>(r.x, 0);
+  return {y, x, std::min(r.y + r.height, height) - y, std::min(r.x + r.width, width) - x};
+}
+
+// Tiles of a run of layers, with those that only exist because of the skew. They are numbered along the diagonals, so
+// that neighbours in number do not wait for each other.
+class Tiles {
+ public:
+  Tiles(int64_t height, int64_t width, int64_t layers, int threads)
+      : height_(height),
+        width_(width),
+        side_(side(height * width, threads)),
+        rows_((height + layers - 1 + side_ - 1) / side_),
+        columns_((width + layers - 1 + side_ - 1) / side_),
+        done_(rows_ * columns_) {
+    for (int64_t diagonal = 0; diagonal < rows_ + columns_ - 1; ++diagonal)
+      for (int64_t i = std::max<int64_t>(0, diagonal - columns_ + 1); i <= std::min(diagonal, rows_ - 1); ++i)
+        order_.push_back(i * columns_ + diagonal - i);
+  }
+
+  int64_t count() const { return rows_ * columns_; }
+
+  // Where a layer's part of a tile lies; it may be empty.
+  Region at(int64_t number, int64_t layer) const {
+    const int64_t i = order_[number] / columns_, j = order_[number] % columns_;
+    return clipped({i * side_ - layer, j * side_ - layer, side_, side_}, height_, width_);
+  }
+
+  // Returns when the tiles above and to the left are done. They have lower numbers, so some thread has them in hand.
+  void wait(int64_t number) const {
+    const int64_t tile = order_[number];
+    if (tile >= columns_) wait_for(tile - columns_);
+    if (tile % columns_ > 0) wait_for(tile - 1);
+  }
+  void finish(int64_t number) { done_[order_[number]].store(true, std::memory_order_release); }
+
+ private:
+  // A tile's stream and codes (384 bytes a pixel at 64 channels) should stay in the second-level cache, and there
+  // should be several tiles for each thread.
+  static int64_t side(int64_t pixels, int threads) {
+    if (threads == 1) return kMaxSide;
+    const auto fair = static_cast<int64_t>(std::sqrt(static_cast<double>(pixels) / (8.0 * threads)));
+    return std::clamp<int64_t>(fair / 16 * 16, kMinSide, kMaxSide);
+  }
+  void wait_for(int64_t tile) const {
+    for (int spins = 0; !done_[tile].load(std::memory_order_acquire); ++spins)
+      if (spins > kSpins) std::this_thread::yield();
+  }
+
+  static constexpr int64_t kMinSide = 32, kMaxSide = 64;
+  static constexpr int kSpins = 1000;
+  int64_t height_, width_, side_, rows_, columns_;
+  std::vector<std::atomic<bool>> done_;
+  std::vector<int64_t> order_;
+};
+
+bool same_size(const Plan& plan, const Step& a, const Step& b) {
+  return plan.slots[a.in].scale == plan.slots[b.in].scale;
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// seconds: of each of the layers.
+void run_layers(const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
+  Tiles tiles(space.height(layers->in), space.width(layers->in), count, pool.threads());
+  std::vector<double> spent(count * pool.threads());
+  pool.run(tiles.count(), [&](int64_t number, int worker) {
+    tiles.wait(number);
+    for (int64_t l = 0; l < count; ++l) {
+      const Region region = tiles.at(number, l);
+      if (region.height <= 0 || region.width <= 0) continue;
+      const double start = now();
+      layers[l].qconv_kernel->run(qconv_job(layers[l], space, region), 0, region.height, space.scratch(worker));
+      spent[worker * count + l] += now() - start;
+    }
+    tiles.finish(number);
+  });
+  for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
+}
+
+}  // namespace
+
+void run_plan(const Plan& plan, Workspace& space, Pool& pool, std::vector<double>& seconds) {
+  seconds.assign(plan.steps.size(), 0);
+  const size_t count = plan.steps.size();
+  for (size_t i = 0; i < count;) {
+    size_t end = i;
+    while (end < count && plan.steps[end].kind == StepKind::qconv2d && same_size(plan, plan.steps[i], plan.steps[end]))
+      ++end;
+    if (end > i) {
+      run_layers(&plan.steps[i], static_cast<int64_t>(end - i), space, pool, &seconds[i]);
+      i = end;
+      continue;
+    }
+    const double start = now();
+    run_step(plan.steps[i], plan, space, pool);
+    seconds[i++] = now() - start;
+  }
+}
+
+}  // namespace quantsr
