@@ -99,6 +99,7 @@ void add_kernels(Isa isa, Layer& layer, std::vector<Candidate>& out) {
       const QConvJob job{shape,
                          packed->codes.data(),
                          packed->init.data(),
+                         packed->offsets.data(),
                          layer.view<const uint8_t>(layer.codes.data()),
                          layer.side,
                          layer.side,

@@ -54,6 +54,7 @@ QConvJob qconv_job(const Step& step, const Workspace& space, const Region& regio
   return {step.shape,
           step.packed.codes.data(),
           step.packed.init.data(),
+          step.packed.offsets.data(),
           shifted(read(space.codes(step.in)), region),
           region.height,
           region.width,

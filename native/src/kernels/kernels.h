@@ -30,17 +30,19 @@ struct ConvShape {
 
 // Weights in a kernel's own layout.
 struct PackedConv {
-  AlignedArray<int8_t> codes;  // qconv2d
-  AlignedArray<int32_t> init;  // qconv2d: what each output's accumulator starts from
-  AlignedArray<float> floats;  // conv2d
-  AlignedArray<float> bias;    // conv2d: what each output's sum starts from
-  size_t scratch_bytes = 0;    // wanted per thread
+  AlignedArray<int8_t> codes;     // qconv2d
+  AlignedArray<int32_t> init;     // qconv2d: what each output's accumulator starts from
+  AlignedArray<uint8_t> offsets;  // qconv2d, see winograd.h
+  AlignedArray<float> floats;     // conv2d
+  AlignedArray<float> bias;       // conv2d: what each output's sum starts from
+  size_t scratch_bytes = 0;       // wanted per thread
 };
 
 struct QConvJob {
   ConvShape shape;
   const int8_t* weights;
   const int32_t* init;
+  const uint8_t* offsets;
   View<const uint8_t> in;  // border: the byte `zero`; pixel_stride: in_channels rounded up to kChannelGroup
   int64_t height, width;
   Epilogue epilogue;

@@ -98,9 +98,9 @@ void rows(const QConvJob& job, int64_t begin, int64_t end, int32_t* scratch) {
   const Tiles tiles;
   int32_t *now = scratch, *before = scratch + 1024;
   Place last;
-  for (int64_t y = begin; y < end; y += 2)
-    for (int64_t x = 0; x < job.width; x += 16)
-      for (int o = 0; o < job.shape.out_channels; o += kPanel) {
+  for (int o = 0; o < job.shape.out_channels; o += kPanel)  // outermost: the weights of a panel stay in the L1 cache
+    for (int64_t y = begin; y < end; y += 2)
+      for (int64_t x = 0; x < job.width; x += 16) {
         const Place place{y, x, o};
         multiply(job, place, now);
         if (last.o >= 0) finish<Flags>(job, last, before);

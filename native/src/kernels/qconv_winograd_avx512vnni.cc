@@ -1,4 +1,4 @@
-// qconv2d by F(4x4) or F(2x2) with vpdpbusd; see winograd.h. Tiles go in blocks of up to R of a tile row: transform
+// qconv2d by F(4x4) or F(2x2) with vpdpbusd; see winograd.h. Tiles go in blocks of R, row by row: transform
 // their inputs, then for each panel of 32 outputs multiply all positions (R x 32 sums in registers through all inputs),
 // transform the sums back and finish. R = 8 keeps sums and inputs of a block near the first-level cache.
 #include "kernels/epilogue_avx512.h"
@@ -48,7 +48,7 @@ struct Scratch {
 
 // The transformed inputs of one tile whose output begins at (y, x), 64 channels at a time.
 template <class F>
-void transform_tile(const QConvJob& job, const uint8_t (&offsets)[F::kPositions], int64_t y, int64_t x, uint8_t* to) {
+void transform_tile(const QConvJob& job, int64_t y, int64_t x, uint8_t* to) {
   const int64_t channels = job.in.pixel_stride;
   const uint8_t* from = job.in.origin + (y - 1) * job.in.row_stride + (x - 1) * channels;
   for (int64_t c = 0; c < channels; c += 64) {
@@ -61,21 +61,10 @@ void transform_tile(const QConvJob& job, const uint8_t (&offsets)[F::kPositions]
         patch[i][j].v = _mm512_maskz_loadu_epi8(mask, from + i * job.in.row_stride + j * channels + c);
     data_components<F>(patch, components);
     F::data_operands(components, [&](int n, const Bytes64& operand) {
-      const __m512i v = _mm512_add_epi8(operand.v, _mm512_set1_epi8(static_cast<char>(offsets[n])));
+      const __m512i v = _mm512_add_epi8(operand.v, _mm512_set1_epi8(static_cast<char>(job.offsets[n])));
       _mm512_mask_storeu_epi8(to + n * R * channels + c, mask, v);
     });
   }
-}
-
-// Asks for the residual stream under a tile early: the multiplications hide the way from memory.
-template <class F>
-void prefetch_skip(const QConvJob& job, int64_t y, int64_t x) {
-  const View<const float>& skip = job.epilogue.skip;
-  for (int i = 0; i < F::kTile && y + i < job.height; ++i)
-    for (int k = 0; k < F::kTile && x + k < job.width; ++k) {
-      const float* pixel = skip.origin + (y + i) * skip.row_stride + (x + k) * skip.pixel_stride;
-      for (int c = 0; c < job.shape.out_channels; c += 16) _mm_prefetch(pixel + c, _MM_HINT_T1);
-    }
 }
 
 // All positions of a block for 16 G outputs.
@@ -83,22 +72,25 @@ template <class F, int G>
 void multiply(const uint8_t* inputs, int64_t channels, const int8_t* weights, const int32_t* init, int32_t* sums) {
   for (int n = 0; n < F::kPositions; ++n, inputs += R * channels, init += 16 * G) {
     __m512i acc[R][G];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) acc[r][g] = _mm512_loadu_si512(init + 16 * g);
-    for (int64_t c = 0; c < channels; c += 4, weights += 64 * G) {
-      __m512i w[G];
+    for (int64_t c = 0; c < channels; c += 16) {  // channels come in groups of 16
+#pragma GCC unroll 4
+      for (int step = 0; step < 4; ++step, weights += 64 * G) {
+        __m512i w[G];
 #pragma GCC unroll 2
-      for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_si512(weights + 64 * g);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const __m512i codes = broadcast4(inputs + r * channels + c);
+        for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_si512(weights + 64 * g);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const __m512i codes = broadcast4(inputs + r * channels + c + 4 * step);
 #pragma GCC unroll 2
-        for (int g = 0; g < G; ++g) dot4(acc[r][g], codes, w[g]);
+          for (int g = 0; g < G; ++g) dot4(acc[r][g], codes, w[g]);
+        }
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) _mm512_storeu_si512(sums + ((r * G + g) * F::kPositions + n) * 16, acc[r][g]);
@@ -123,34 +115,38 @@ void finish_tile(const QConvJob& job, const int32_t* sums, int o, int64_t y, int
   }
 }
 
+struct Place {
+  int64_t y, x;
+};
+
 template <class F, class Flags>
 void rows(const QConvJob& job, int64_t begin, int64_t end, std::byte* memory) {
   const int64_t channels = job.in.pixel_stride;
   const int outputs = (job.shape.out_channels + 15) / 16 * 16;
   const Scratch<F> scratch(memory, channels);
-  uint8_t offsets[F::kPositions];
-  winograd_offsets<F>(job.shape, Bytes::u8, offsets);
-  for (int64_t y = begin; y < end; y += F::kTile)
-    for (int64_t x = 0; x < job.width; x += R * F::kTile) {
-      const int64_t left = (job.width - x + F::kTile - 1) / F::kTile, tiles = left < R ? left : R;
-      for (int64_t r = 0; r < tiles; ++r) {
-        if (Flags::kSkip) prefetch_skip<F>(job, y, x + r * F::kTile);
-        transform_tile<F>(job, offsets, y, x + r * F::kTile, scratch.inputs + r * channels);
-      }
-      for (int o = 0; o < outputs; o += kPanel) {
-        const int8_t* weights = job.weights + int64_t{o} * channels * F::kPositions;
-        const int32_t* init = job.init + int64_t{o} * F::kPositions;
-        const int groups = outputs - o >= kPanel ? 2 : 1;
-        if (groups == 2)
-          multiply<F, 2>(scratch.inputs, channels, weights, init, scratch.sums);
-        else
-          multiply<F, 1>(scratch.inputs, channels, weights, init, scratch.sums);
-        for (int64_t r = 0; r < tiles; ++r)
-          for (int g = 0; g < groups; ++g)
-            finish_tile<F, Flags>(job, scratch.sums + (r * groups + g) * F::kPositions * 16, o + 16 * g, y,
-                                  x + r * F::kTile);
-      }
+  const int64_t across = (job.width + F::kTile - 1) / F::kTile;
+  const int64_t count = (end - begin + F::kTile - 1) / F::kTile * across;
+  for (int64_t first = 0; first < count; first += R) {
+    const int tiles = static_cast<int>(count - first < R ? count - first : R);
+    Place places[R];
+    for (int r = 0; r < tiles; ++r) {
+      places[r] = {begin + (first + r) / across * F::kTile, (first + r) % across * F::kTile};
+      transform_tile<F>(job, places[r].y, places[r].x, scratch.inputs + r * channels);
     }
+    for (int o = 0; o < outputs; o += kPanel) {
+      const int8_t* weights = job.weights + int64_t{o} * channels * F::kPositions;
+      const int32_t* init = job.init + int64_t{o} * F::kPositions;
+      const int groups = outputs - o >= kPanel ? 2 : 1;
+      if (groups == 2)
+        multiply<F, 2>(scratch.inputs, channels, weights, init, scratch.sums);
+      else
+        multiply<F, 1>(scratch.inputs, channels, weights, init, scratch.sums);
+      for (int r = 0; r < tiles; ++r)
+        for (int g = 0; g < groups; ++g)
+          finish_tile<F, Flags>(job, scratch.sums + (r * groups + g) * F::kPositions * 16, o + 16 * g, places[r].y,
+                                places[r].x);
+    }
+  }
 }
 
 template <class F>

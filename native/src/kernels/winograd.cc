@@ -64,12 +64,6 @@ bool winograd_fits(const ConvShape& s) {
 }
 
 template <class F>
-void winograd_offsets(const ConvShape& s, Bytes bytes, uint8_t (&out)[F::kPositions]) {
-  const std::vector<int> found = offsets<F>(s, bytes);
-  std::copy(found.begin(), found.end(), out);
-}
-
-template <class F>
 PackedConv pack_qconv_winograd(const ConvShape& s, const int8_t* weights, int panel, Bytes bytes) {
   const int inputs = round_up(s.in_channels, kChannelGroup), outputs = round_up(s.out_channels, kChannelGroup);
   const std::vector<Coefficients> data = coefficients<F>();
@@ -77,6 +71,8 @@ PackedConv pack_qconv_winograd(const ConvShape& s, const int8_t* weights, int pa
   PackedConv packed;
   packed.codes = AlignedArray<int8_t>(size_t(outputs) * inputs * F::kPositions);
   packed.init = AlignedArray<int32_t>(size_t(outputs) * F::kPositions);
+  packed.offsets = AlignedArray<uint8_t>(F::kPositions);
+  std::copy(added.begin(), added.end(), packed.offsets.data());
   for (int o = 0; o < s.out_channels; ++o) {
     const int first = o / panel * panel, wide = std::min(panel, outputs - first);
     int8_t* codes = packed.codes.data() + size_t(first) * inputs * F::kPositions;
@@ -94,9 +90,8 @@ PackedConv pack_qconv_winograd(const ConvShape& s, const int8_t* weights, int pa
   return packed;
 }
 
-#define QUANTSR_WINOGRAD(F)                                                               \
-  template bool winograd_fits<F>(const ConvShape&);                                       \
-  template void winograd_offsets<F>(const ConvShape&, Bytes, uint8_t (&)[F::kPositions]); \
+#define QUANTSR_WINOGRAD(F)                         \
+  template bool winograd_fits<F>(const ConvShape&); \
   template PackedConv pack_qconv_winograd<F>(const ConvShape&, const int8_t*, int panel, Bytes);
 QUANTSR_WINOGRAD(F2x2)
 QUANTSR_WINOGRAD(F4x4)

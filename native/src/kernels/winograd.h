@@ -180,12 +180,9 @@ enum class Bytes { u8, s8 };  // what the kernel multiplies weights with
 template <class F>
 bool winograd_fits(const ConvShape& shape);
 
-// What brings each position's transformed input into the range of a byte.
-template <class F>
-void winograd_offsets(const ConvShape& shape, Bytes bytes, uint8_t (&offsets)[F::kPositions]);
-
 // Weights: panels of `panel` outputs (the last one holds the groups of 16 that remain), and in each
-// [position][input / 4][output][4 inputs]; init: [panel][position][output].
+// [position][input / 4][output][4 inputs]; init: [panel][position][output]; offsets: what brings each position's
+// transformed input into the range of a byte.
 template <class F>
 PackedConv pack_qconv_winograd(const ConvShape& shape, const int8_t* weights, int panel, Bytes bytes);
 
