@@ -67,6 +67,7 @@ void run(quantsr::Engine& engine, const Image& image, const Output& out) {
 NB_MODULE(_native, m) {
   m.def("available_isas", &quantsr::available_isas);
   m.def("qconv_kernel_names", &quantsr::qconv_kernel_names, "isa"_a);
+  m.def("vpdpbusd_peak", &quantsr::vpdpbusd_peak);
   nb::class_<quantsr::Engine>(m, "Engine")
       .def("__init__", &construct, "ops"_a, "output"_a, "image_channels"_a, "threads"_a, "isa"_a,
            "preferred_kernel"_a = "")

@@ -16,6 +16,10 @@ std::vector<std::string> available_isas();
 // The kernels for qconv2d of an instruction set (named as for Engine), best first.
 std::vector<std::string> qconv_kernel_names(const std::string& isa);
 
+// Multiply-adds per second of CPU time that vpdpbusd reaches on one core with nothing else to do; 0 if the CPU lacks
+// it.
+double vpdpbusd_peak();
+
 // Every defect of a program or an argument is a std::invalid_argument that says what was wanted and what was got.
 class Engine {
  public:
