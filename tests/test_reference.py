@@ -13,6 +13,21 @@ from quantsr.packing.ops import IMAGE, OPS, Op, weight_codes
 F = np.float32
 
 
+def units(x):
+    """A float32 number in units of the smallest one, 2**-149: an integer."""
+    numerator, denominator = float(x).as_integer_ratio()
+    return (numerator << 149) // denominator
+
+
+def exact_fma(a, b, c):
+    """a*b + c of float32 numbers in integers, rounded half to even once."""
+    exact = units(a) * units(b) + (units(c) << 149)  # in units of 2**-298
+    drop = max(abs(exact).bit_length() - 24, 149)  # bits behind the last one of the result
+    kept, rest = divmod(abs(exact), 1 << drop)
+    kept += 2 * rest > 1 << drop or (2 * rest == 1 << drop and kept % 2)
+    return F(math.copysign(math.ldexp(kept, drop - 298), exact))
+
+
 def naive(op, inputs, tensors):
     """One op by loops over scalars; every float32 step is written out."""
     t = {role: tensors[name] for role, name in op.tensors.items()}
@@ -27,20 +42,19 @@ def naive(op, inputs, tensors):
         return out
     if op.kind in ("conv2d", "qconv2d"):
         weight = t["weight"] if op.kind == "conv2d" else weight_codes(op, t["weight"])
-        zero = a.get("zero", 0)
-        number = float if op.kind == "conv2d" else int
         outputs, side = weight.shape[:2]
         out = np.empty((h, w, outputs), F)
         for y, z, o in np.ndindex(out.shape):
-            terms = []
+            acc = 0 if op.kind == "qconv2d" else t["bias"][o]
             for ky, kx, i in np.ndindex(side, side, c):
                 py, pz = y + ky - side // 2, z + kx - side // 2
                 if 0 <= py < h and 0 <= pz < w:
-                    terms.append((number(x[py, pz, i]) - zero) * number(weight[o, ky, kx, i]))
-            if op.kind == "conv2d":
-                out[y, z, o] = F(math.fsum([*terms, float(t["bias"][o])]))
-            else:
-                out[y, z, o] = F(F(sum(terms)) * t["mul"][o]) + t["bias"][o]
+                    v, weight_value = x[py, pz, i], weight[o, ky, kx, i]
+                    if op.kind == "qconv2d":
+                        acc += (int(v) - a["zero"]) * int(weight_value)
+                    else:
+                        acc = exact_fma(v, weight_value, acc)
+            out[y, z, o] = acc if op.kind == "conv2d" else F(F(acc) * t["mul"][o]) + t["bias"][o]
         return out
     out = np.empty(x.shape, np.uint8 if op.kind == "quantize" else F)
     for at in np.ndindex(x.shape):
@@ -71,14 +85,11 @@ def test_equals_loops(weight_bits, act_bits, kernel, upscale):
         upsampler="direct",
     )
     for program in model.programs.values():
-        values = reference.run_all(program, model.tensors, random_image(4, 3))
+        values = reference.run_all(program, model.tensors, random_image(3, 2))
         for op in program.ops:
             expected = naive(op, [values[name] for name in op.inputs], model.tensors)
             assert values[op.output].dtype == expected.dtype
-            if op.kind == "conv2d":  # float64 sums in another order: at most the last bit of the one rounding
-                np.testing.assert_array_almost_equal_nulp(values[op.output], expected, 1)
-            else:
-                np.testing.assert_array_equal(values[op.output], expected, err_msg=op.output)
+            np.testing.assert_array_equal(values[op.output], expected, err_msg=op.output)
 
 
 def test_every_kind_has_its_step():
@@ -126,6 +137,75 @@ def test_quantize_rounds_each_float_step():
 def test_relu_of_nan_and_minus_zero():
     out = reference.step(Op("relu", (IMAGE,), "r"), [np.array([[[np.nan, -0.0, -1, 2]]], F)], {})
     assert out.ravel().tolist() == [0, 0, 0, 2]
+
+
+def any_sums(rng, count):
+    """Numbers of every size, subnormal ones included, with few, many or all bits set."""
+    bits = rng.integers(0, 2**32, (3, count), dtype=np.uint32)
+    bits &= rng.choice(np.array([0xFFFFFFFF, 0xFFFFF000, 0xFFC00000, 0xFF800001], np.uint32), (3, count))
+    bits |= rng.choice(np.array([0, 0, 0x7FFFFF, 0xFFF], np.uint32), (3, count))
+    numbers = bits.view(F)
+    return np.where(np.isfinite(numbers), numbers, F(1))
+
+
+def halfway_sums(rng, count):
+    """a*b is a quarter, half or all of c's last place, or nearly that."""
+    c = np.ldexp(rng.integers(2**23, 2**24, count) * 1.0, rng.integers(-170, 80, count)).astype(F)
+    place = np.maximum(np.frexp(c)[1] - 24, -149)  # of the last bit of c
+    half = np.ldexp(rng.choice([0.25, 0.5, 1.0], count), place)
+    a = np.ldexp(1.0 + rng.integers(-3, 4, count) * 2.0**-23, place // 2).astype(F)
+    b = (half / a * (1 + rng.integers(-3, 4, count) * 2.0**-23) * rng.choice([-1, 1], count)).astype(F)
+    return a, b, c
+
+
+def cancelling_sums(rng, count):
+    """c is -a*b rounded, or a neighbour of it."""
+    a, b = (np.ldexp(rng.uniform(1, 2, count), rng.integers(-40, 40, count)).astype(F) for _ in range(2))
+    return a, b, np.nextafter(-(a * b), F(0) * a + rng.choice(np.array([0, -np.inf, np.inf], F), count))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [any_sums, halfway_sums, cancelling_sums], ids=["any", "halfway", "cancelling"])
+def test_fused_multiply_add_rounds_once(make, seed):
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        a, b, c = make(rng, 3000)
+        got = reference.fused_multiply_add(a.astype(float), b.astype(float), c)
+        expected = np.array([exact_fma(*terms) for terms in zip(a, b, c, strict=True)], F)
+    np.testing.assert_array_equal(got, expected)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def test_fused_multiply_add_by_hand():
+    tiny, largest = 2.0**-149, 2.0**128 - 2.0**104
+    cases = [
+        (2**-24, 1, 1, 1),  # a tie: to even
+        (2**-24, 1 + 2**-23, 1, 1 + 2**-23),  # just above it
+        (2**-24, 1 - 2**-24, 1 + 2**-23, 1 + 2**-23),  # just below a tie that would round up
+        (2**-60, 2**-60, 1 + 2**-23, 1 + 2**-23),
+        (tiny, 0.5, 0, 0),  # ties among subnormal numbers
+        (tiny, 0.5, tiny, 2 * tiny),
+        (2**-75, -(2**-75), tiny, 0),
+        (2**-75, -(2**-75) * (1 - 2**-24), tiny, tiny),
+        (2**127, 2, 0, np.inf),
+        (2**127, 2, -np.inf, -np.inf),
+        (2**103, 1, largest, np.inf),  # halfway between the largest number and 2**128
+        (2**103 * (1 - 2**-23), 1 + 2**-23, largest, largest),
+    ]
+    for a, b, c, expected in cases:
+        got = reference.fused_multiply_add(np.array([a], float), np.array([b], float), np.array([c], F))
+        assert got.tolist() == [expected], (a, b, c)
+
+
+def test_conv2d_does_not_depend_on_how_it_is_cut(monkeypatch):
+    rng = np.random.default_rng(0)
+    op = Op("conv2d", (IMAGE,), "y", {}, {"weight": "w", "bias": "b"})
+    tensors = {"w": rng.standard_normal((5, 3, 3, 4)).astype(F), "b": rng.standard_normal(5).astype(F)}
+    x = rng.standard_normal((11, 7, 4)).astype(F)
+    whole = reference.step(op, [x], tensors)
+    for sums in (1, 70, 200):
+        monkeypatch.setattr(reference, "SUMS_AT_ONCE", sums)
+        assert reference.step(op, [x], tensors).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("zero", [0, 8])

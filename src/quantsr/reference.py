@@ -1,8 +1,8 @@
 """What every op means: a slow, exact, short numpy interpreter. Every other execution is compared with this one.
 
 Float rule: each `*` and `+` is a float32 operation of its own, rounded half to even, never fused. Two sums of many
-terms are exceptions: `qconv2d` sums integers and is exact, and `conv2d` sums in float64 and rounds once, so another
-execution may differ from it by its own float32 rounding and no more.
+terms are exceptions: `qconv2d` sums integers and is exact, and `conv2d` starts from the bias and takes one fused
+multiply-add in float32 per kernel row, kernel column and input channel, in this order; padding takes part as zeros.
 Comparisons treat NaN as the least value: `relu` and `quantize` turn it into 0. The sign of a zero means nothing.
 """
 
@@ -13,6 +13,8 @@ import numpy as np
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program, weight_codes
 
 Tensors = Mapping[str, np.ndarray]
+
+SUMS_AT_ONCE = 2**15  # of a conv2d: bounds its memory, and what is summed stays in the cache
 
 
 def run(program: Program, tensors: Tensors, image: np.ndarray) -> np.ndarray:
@@ -58,7 +60,14 @@ def _affine(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 
 
 def _conv2d(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    return (_conv(x.astype(np.float64), tensors["weight"].astype(np.float64)) + tensors["bias"]).astype(np.float32)
+    weight, bias = tensors["weight"].astype(np.float64), tensors["bias"]
+    (h, w, _), (outputs, k, _, _) = x.shape, weight.shape
+    x = _padded(x.astype(np.float64), k)
+    out = np.empty((h, w, outputs), np.float32)
+    rows = max(1, SUMS_AT_ONCE // (w * outputs))
+    for y in range(0, h, rows):
+        out[y : y + rows] = _fused_sums(x[y : y + rows + k - 1], weight, bias)
+    return out
 
 
 def _quantize(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -103,12 +112,49 @@ def _positive(x: np.ndarray) -> np.ndarray:
 def _conv(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Correlation with zero padding: float64 (H, W, I), (O, K, K, I) -> (H, W, O), one matmul per tap."""
     (h, w, _), (o, k, _, _) = x.shape, weight.shape
-    x = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    x = _padded(x, k)
     acc = np.zeros((h, w, o))
     for ky in range(k):
         for kx in range(k):
             acc += x[ky : ky + h, kx : kx + w] @ weight[:, ky, kx].T
     return acc
+
+
+def _fused_sums(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Padded float64 (H+K-1, W+K-1, I), float64 (O, K, K, I), float32 (O) -> float32 (H, W, O)."""
+    outputs, k, _, inputs = weight.shape
+    h, w = x.shape[0] - k + 1, x.shape[1] - k + 1
+    acc = np.broadcast_to(bias, (h, w, outputs))
+    for ky, kx, i in np.ndindex(k, k, inputs):
+        acc = fused_multiply_add(x[ky : ky + h, kx : kx + w, i, None], weight[:, ky, kx, i], acc)
+    return acc
+
+
+def fused_multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a*b + c, rounded to float32 once. a and b hold float32 values as float64, c is float32.
+
+    The product is exact in float64 and the sum is rounded, so rounding it again may go wrong; but only if the first
+    rounding ends halfway between two float32 numbers. Such a sum, whose last 28 bits are 0, is moved one place to the
+    side where the exact one lies. That is rounding to odd: Boldo and Melquiond, Emulation of FMA and Correctly Rounded
+    Sums: Proved Algorithms Using Rounding to Odd, IEEE Transactions on Computers 57(4), 2008.
+    """
+    product = a * b
+    total = product + c
+    halfway = (total.view(np.int64) & (2**28 - 1)) == 0
+    total[halfway] = _towards_exact(product[halfway], c[halfway].astype(np.float64), total[halfway])
+    return total.astype(np.float32)
+
+
+def _towards_exact(a: np.ndarray, b: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """total = a + b, rounded; where that is not exact, its neighbour on the other side of a + b."""
+    part = total - a
+    error = (a - (total - part)) + (b - part)  # exact: TwoSum of Knuth; NaN where the sum is not finite
+    return np.where(np.abs(error) > 0, np.nextafter(total, np.copysign(np.inf, error)), total)
+
+
+def _padded(x: np.ndarray, kernel: int) -> np.ndarray:
+    sides = (kernel // 2, kernel // 2)
+    return np.pad(x, (sides, sides, (0, 0)))
 
 
 def _check_image(image: np.ndarray) -> None:
