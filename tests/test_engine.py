@@ -178,6 +178,11 @@ class Builder:
         weight = self.floats((outputs, kernel, kernel, self.channels[x]), 0.1)
         return self.add("conv2d", [x], outputs, {}, {"weight": weight, "bias": self.floats(outputs)})
 
+    def edge_conv2d(self, x, outputs):
+        kernel = int(self.rng.choice([1, 3, 5]))
+        weight = self.floats((9, outputs, kernel, kernel, self.channels[x]), 0.1)
+        return self.add("edge_conv2d", [x], outputs, {}, {"weight": weight, "bias": self.floats((9, outputs))})
+
     def residual(self, skip, branch):
         gain = float(np.float32(self.rng.uniform()))
         return self.add("residual", [skip, branch], self.channels[skip], {"gain": gain})
@@ -187,12 +192,14 @@ class Builder:
         codes = {op.output for op in self.ops if op.kind == "quantize"}
         names = [v for v in names if v not in codes]
         x = names[-1] if self.rng.random() < 0.7 else str(self.rng.choice(names))
-        kind = self.rng.choice(["qconv", "qconv", "relu", "affine", "residual", "conv2d"])
+        kind = self.rng.choice(["qconv", "qconv", "relu", "affine", "residual", "conv2d", "edge_conv2d"])
         outputs = int(self.rng.choice([self.channels[x], self.rng.integers(1, 40), 64]))
-        if kind == "qconv" or (kind == "conv2d" and self.channels[x] > self.deepest_conv2d):
+        if kind == "qconv" or (kind.endswith("conv2d") and self.channels[x] > self.deepest_conv2d):
             self.qconv(x, outputs)
         elif kind == "conv2d":
             self.conv2d(x, outputs)
+        elif kind == "edge_conv2d":
+            self.edge_conv2d(x, outputs)
         elif kind == "relu":
             self.add("relu", [x], self.channels[x])
         elif kind == "affine":

@@ -40,6 +40,15 @@ def naive(op, inputs, tensors):
         for y, z, k, i, j in itertools.product(range(h), range(w), range(c // r**2), range(r), range(r)):
             out[y * r + i, z * r + j, k] = x[y, z, k * r * r + i * r + j]
         return out
+    if op.kind == "edge_conv2d":
+        out = np.empty((h, w, t["bias"].shape[1]), F)
+        for y, z in np.ndindex(h, w):
+            row = 0 if y == 0 else 2 if y == h - 1 else 1
+            column = 0 if z == 0 else 2 if z == w - 1 else 1
+            own = {role: array[3 * row + column] for role, array in t.items()}
+            conv = Op("conv2d", op.inputs, op.output, {}, {role: role for role in own})
+            out[y, z] = naive(conv, inputs, own)[y, z]
+        return out
     if op.kind in ("conv2d", "qconv2d"):
         weight = t["weight"] if op.kind == "conv2d" else weight_codes(op, t["weight"])
         outputs, side = weight.shape[:2]
@@ -90,6 +99,17 @@ def test_equals_loops(weight_bits, act_bits, kernel, upscale):
             expected = naive(op, [values[name] for name in op.inputs], model.tensors)
             assert values[op.output].dtype == expected.dtype
             np.testing.assert_array_equal(values[op.output], expected, err_msg=op.output)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1), (2, 2), (4, 3)], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_edge_conv2d_equals_loops(size, kernel):
+    rng = np.random.default_rng(0)
+    op = Op("edge_conv2d", (IMAGE,), "y", {}, {"weight": "weight", "bias": "bias"})
+    tensors = {"weight": rng.standard_normal((9, 2, kernel, kernel, 3)), "bias": rng.standard_normal((9, 2))}
+    tensors = {name: array.astype(F) for name, array in tensors.items()}
+    x = rng.standard_normal((*size, 3)).astype(F)
+    np.testing.assert_array_equal(reference.step(op, [x], tensors), naive(op, [x], tensors))
 
 
 def test_every_kind_has_its_step():

@@ -29,6 +29,7 @@ const std::vector<Rule>& rules() {
   static const std::vector<Rule> table = {
       {"affine", OpKind::affine, 1, {}, {"scale", "offset"}},
       {"conv2d", OpKind::conv2d, 1, {}, {"weight", "bias"}},
+      {"edge_conv2d", OpKind::edge_conv2d, 1, {}, {"weight", "bias"}},
       {"quantize", OpKind::quantize, 1, {"inv", "levels"}, {"offset"}},
       {"qconv2d",
        OpKind::qconv2d,
@@ -103,7 +104,7 @@ class OpCheck {
   const std::string& where() const { return where_; }
 
  private:
-  // Channels are bounded, so four factors stay below 2^63.
+  // Channels are bounded, so five factors stay below 2^63.
   static int64_t count(const std::vector<int64_t>& shape) {
     int64_t n = 1;
     for (int64_t side : shape) n *= side;
@@ -125,15 +126,21 @@ Value check_affine(const OpCheck& op, const Value& x) {
   return {"", false, x.channels, x.scale};
 }
 
-Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x) {
+// classes: how many kernels there are, in front of their other axes; none for conv2d, which has one.
+Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x, const std::vector<int64_t>& classes) {
   want_floats(op, x);
   const std::vector<int64_t>& shape = spec.tensors.at("weight").shape;
-  if (shape.size() != 4) fail(op.where() + " weight", "shape (O, K, K, I)", shape_text(shape));
-  const int64_t out = shape[0], kernel = shape[1];
+  const size_t o = classes.size();
+  if (shape.size() != o + 4) fail(op.where() + " weight axes", o + 4, shape.size());
+  const int64_t out = shape[o], kernel = shape[o + 1];
   if (out < 1 || out > kMaxChannels) fail(op.where() + " weight", "1..65536 output channels", out);
   if (kernel != 1 && kernel != 3 && kernel != 5) fail(op.where() + " weight", "kernel 1, 3 or 5", kernel);
-  op.floats("weight", {out, kernel, kernel, x.channels});
-  op.floats("bias", {out});
+  const auto each = [&](std::vector<int64_t> sides) {
+    sides.insert(sides.begin(), classes.begin(), classes.end());
+    return sides;
+  };
+  op.floats("weight", each({out, kernel, kernel, x.channels}));
+  op.floats("bias", each({out}));
   return {"", false, static_cast<int>(out), x.scale};
 }
 
@@ -189,7 +196,8 @@ Value check_pixel_shuffle(const OpCheck& op, const Value& x) {
 Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vector<Value*>& in) {
   switch (kind) {
     case OpKind::affine: return check_affine(op, *in[0]);
-    case OpKind::conv2d: return check_conv2d(op, spec, *in[0]);
+    case OpKind::conv2d: return check_conv2d(op, spec, *in[0], {});
+    case OpKind::edge_conv2d: return check_conv2d(op, spec, *in[0], {kEdgeClasses});
     case OpKind::quantize: return check_quantize(op, spec, *in[0]);
     case OpKind::qconv2d: return check_qconv2d(op, *in[0]);
     case OpKind::relu: want_floats(op, *in[0]); return {"", false, in[0]->channels, in[0]->scale};

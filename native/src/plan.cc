@@ -56,6 +56,7 @@ class Fuser {
         step_.bias = padded(node.floats("offset"), channels);
         break;
       case OpKind::conv2d: start_conv2d(node, channels); break;
+      case OpKind::edge_conv2d: start_edge_conv2d(node, channels); break;
       case OpKind::qconv2d: start_qconv2d(node); break;
       case OpKind::quantize:
         step_.kind = StepKind::quantize;
@@ -84,6 +85,18 @@ class Fuser {
     step_.packed = step_.conv2d_kernel->prepare(step_.shape, node.floats("weight"), node.floats("bias"));
     describe_shape();
     take_followers();
+  }
+
+  void start_edge_conv2d(const Node& node, int channels) {
+    const auto& sides = node.op->tensors.at("weight").shape;
+    step_.kind = StepKind::edge_conv2d;
+    step_.shape = {channels, static_cast<int>(sides[1]), static_cast<int>(sides[2])};
+    const EdgeWeights weights{step_.shape, node.floats("weight"), node.floats("bias")};
+    step_.conv2d_kernel = &choose_conv2d(isa_);
+    step_.kernel = step_.conv2d_kernel->name;
+    step_.packed = step_.conv2d_kernel->prepare(step_.shape, weights.weight_of(kMiddle), weights.bias_of(kMiddle));
+    step_.edges = prepare_edges(isa_, weights);
+    describe_shape();
   }
 
   void start_qconv2d(const Node& node) {

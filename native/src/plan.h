@@ -5,21 +5,23 @@
 #include <string>
 #include <vector>
 
+#include "edge_conv2d.h"
 #include "kernels/kernels.h"
 #include "quantsr/ops.h"
 
 namespace quantsr {
 
-enum class StepKind { affine, conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
+enum class StepKind { affine, conv2d, edge_conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
 
 // A buffer that several values share, one after the other. Its border is filled once per image size and never written.
 struct Slot {
   bool is_codes;
   int channels;
-  int scale;        // its side / the image's side
-  int zero;         // codes: the byte in the border; float32 borders hold 0
-  int pad;          // pixels of border on each side
-  bool whole_runs;  // rows and columns rounded up for convolutions
+  int scale;                // its side / the image's side
+  int zero;                 // codes: the byte in the border; float32 borders hold 0
+  int pad;                  // pixels of border on each side
+  bool whole_runs;          // rows and columns rounded up for convolutions
+  bool rows_below = false;  // a run of rows more at the end, for edge_conv2d
 };
 
 struct Step {
@@ -37,6 +39,7 @@ struct Step {
   PackedConv packed;
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
+  EdgeKernels edges;              // edge_conv2d: the other classes of pixels
   AlignedArray<float> mul, bias;  // qconv2d; affine's scale and offset
   AlignedArray<float> offset;     // of the quantizer
 };

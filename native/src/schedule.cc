@@ -68,6 +68,7 @@ void run_bands(int64_t height, Pool& pool, const Body& body) {
            [&](int64_t band, int worker) { body(band * kRowRun, std::min(height, (band + 1) * kRowRun), worker); });
 }
 
+// Also edge_conv2d: the middle class everywhere, then the edges of the band over it.
 void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
   const Conv2dJob job{step.shape,
                       step.packed.floats.data(),
@@ -77,8 +78,10 @@ void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
                       space.width(step.in),
                       epilogue_of(step, space, whole(step, space))};
   const RunConv2d run = step.conv2d_kernel->run;
-  run_bands(job.height, pool,
-            [&](int64_t begin, int64_t end, int worker) { run(job, begin, end, space.scratch(worker)); });
+  run_bands(job.height, pool, [&](int64_t begin, int64_t end, int worker) {
+    run(job, begin, end, space.scratch(worker));
+    if (step.kind == StepKind::edge_conv2d) run_edges(step.edges, job, begin, end);
+  });
 }
 
 void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
@@ -100,7 +103,7 @@ void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t
 }
 
 void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
-  if (step.kind == StepKind::conv2d) return run_conv2d(step, space, pool);
+  if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) return run_conv2d(step, space, pool);
   pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
 }
 

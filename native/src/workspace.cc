@@ -37,9 +37,10 @@ void Workspace::lay_out(const Slot& slot, int64_t height, int64_t width, bool ex
   b.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
   const int64_t columns = (slot.whole_runs ? round_up(b.width, kPixelRun) : b.width) + 2 * slot.pad;
   const int64_t rows = b.height + (slot.is_codes ? kRowRun - 1 : 0) + 2 * slot.pad;
+  const int64_t below = slot.rows_below ? kPixelRun : 0;
   b.row_stride = checked_product(columns, b.pixel_stride);
   b.offset = slot.pad * (b.row_stride + b.pixel_stride);
-  const int64_t total = checked_product(rows, b.row_stride) + (slot.is_codes ? kReadBehind : 0);
+  const int64_t total = checked_product(rows + below, b.row_stride) + (slot.is_codes ? kReadBehind : 0);
   if (external) return;
   if (slot.is_codes) {
     if (static_cast<int64_t>(b.codes.size()) < total) b.codes = AlignedArray<uint8_t>(total);

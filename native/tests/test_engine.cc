@@ -22,7 +22,11 @@ class Network {
     for (int i = 0, n = pick(1, 6); i < n; ++i) {
       const int outputs = pick(0, 1) ? pick(1, 70) : channels;
       const std::string before = last_;
-      pick(0, 3) == 0 ? conv2d(channels, outputs) : qconv2d(channels, outputs);
+      switch (pick(0, 5)) {
+        case 0: conv2d(channels, outputs); break;
+        case 1: edge_conv2d(channels, outputs); break;
+        default: qconv2d(channels, outputs);
+      }
       if (pick(0, 1)) add("relu", {last_}, {}, {});
       if (outputs == channels && pick(0, 1)) add("residual", {before, last_}, {{"gain", 0.5}}, {});
       channels = outputs;
@@ -65,6 +69,11 @@ class Network {
   void conv2d(int channels, int outputs) {
     const int k = 2 * pick(0, 2) + 1;
     add("conv2d", {last_}, {}, {{"weight", floats({outputs, k, k, channels})}, {"bias", floats({outputs})}});
+  }
+
+  void edge_conv2d(int channels, int outputs) {
+    const int k = 2 * pick(0, 2) + 1;
+    add("edge_conv2d", {last_}, {}, {{"weight", floats({9, outputs, k, k, channels})}, {"bias", floats({9, outputs})}});
   }
 
   void qconv2d(int channels, int outputs) {

@@ -1,13 +1,15 @@
 """The native engine seen from Python: a packed model made ready to run, and tiling for images that are too big."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantsr import _native
-from quantsr.packing.ops import IMAGE_CHANNELS, Op, PackedModel, receptive_radius, weight_codes
+from quantsr.packing.collapse import collapse_tail
+from quantsr.packing.ops import IMAGE_CHANNELS, Op, PackedModel, Program, receptive_radius, weight_codes
 
 Array = NDArray[np.float32]
 
@@ -38,15 +40,16 @@ class Engine:
     ) -> None:
         if depth not in packed.programs:
             raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
-        program = packed.programs[depth]
-        ops = [_native_op(op, packed.tensors) for op in program.ops]
         count = usable_cpus() if threads is None else threads
-        self._native = _native.Engine(ops, program.output, IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
+        self._settings = (IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
+        self._plain = (packed.programs[depth], packed.tensors)
+        program, tensors = collapse_tail(*self._plain)
+        self._native = self._compiled(program, tensors)
         self.depth = depth
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
         self.isa: str = self._native.isa
-        self.halo: int = receptive_radius(program, packed.tensors)  # LR pixels
+        self.halo: int = receptive_radius(program, tensors)  # LR pixels
 
     def __call__(self, image: Array, tile: int | None = None) -> Array:
         """The upscaled image.
@@ -59,17 +62,18 @@ class Engine:
         that are not finite, or tile < 1; MemoryError if the buffers do not fit.
         """
         image = _checked(image)
+        h, w, _ = image.shape
+        native = self._native if min(h, w) > 1 else self._narrow
         if tile is None:
-            return self._run(image)
+            return self._run(native, image)
         if tile < 1:
             raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
-        h, w, _ = image.shape
         s = self.upscale
         out = np.empty((h * s, w * s, IMAGE_CHANNELS), np.float32)
         for y, x in _corners(h, w, tile):
             top, left = max(y - self.halo, 0), max(x - self.halo, 0)
             bottom, right = min(y + tile, h), min(x + tile, w)
-            part = self._run(np.ascontiguousarray(image[top : bottom + self.halo, left : right + self.halo]))
+            part = self._run(native, np.ascontiguousarray(image[top : bottom + self.halo, left : right + self.halo]))
             kept = part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
             out[y * s : bottom * s, x * s : right * s] = kept
         return out
@@ -82,10 +86,19 @@ class Engine:
         """Seconds that each step of `describe()` took in the last run (of the last tile)."""
         return self._native.step_seconds()
 
-    def _run(self, image: Array) -> Array:
+    @cached_property
+    def _narrow(self) -> _native.Engine:
+        """For images one pixel wide or high, where a collapsed tail does not hold."""
+        return self._compiled(*self._plain)
+
+    def _compiled(self, program: Program, tensors: Mapping[str, np.ndarray]) -> _native.Engine:
+        ops = [_native_op(op, tensors) for op in program.ops]
+        return _native.Engine(ops, program.output, *self._settings)
+
+    def _run(self, native: _native.Engine, image: Array) -> Array:
         h, w, _ = image.shape
         out = np.empty((h * self.upscale, w * self.upscale, IMAGE_CHANNELS), np.float32)
-        self._native.run(image, out)
+        native.run(image, out)
         return out
 
 
@@ -106,7 +119,7 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _native_op(op: Op, tensors: dict[str, np.ndarray]) -> "_native.OpTuple":
+def _native_op(op: Op, tensors: Mapping[str, np.ndarray]) -> "_native.OpTuple":
     """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
     arrays = {role: tensors[name] for role, name in op.tensors.items()}
     if op.kind == "qconv2d":

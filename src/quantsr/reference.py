@@ -6,6 +6,7 @@ multiply-add in float32 per kernel row, kernel column and input channel, in this
 Comparisons treat NaN as the least value: `relu` and `quantize` turn it into 0. The sign of a zero means nothing.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -60,14 +61,26 @@ def _affine(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 
 
 def _conv2d(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    weight, bias = tensors["weight"].astype(np.float64), tensors["bias"]
-    (h, w, _), (outputs, k, _, _) = x.shape, weight.shape
+    x = _padded(x.astype(np.float64), tensors["weight"].shape[1])
+    return _fused_conv(x, tensors["weight"], tensors["bias"])
+
+
+def _edge_conv2d(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    weight, bias = tensors["weight"], tensors["bias"]
+    (h, w, _), (_, outputs, k, _, _) = x.shape, weight.shape
     x = _padded(x.astype(np.float64), k)
     out = np.empty((h, w, outputs), np.float32)
-    rows = max(1, SUMS_AT_ONCE // (w * outputs))
-    for y in range(0, h, rows):
-        out[y : y + rows] = _fused_sums(x[y : y + rows + k - 1], weight, bias)
+    for i, (rows, columns) in enumerate(itertools.product(_edges(h), _edges(w))):
+        if rows and columns:
+            part = x[rows[0] : rows[-1] + k, columns[0] : columns[-1] + k]
+            out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = _fused_conv(part, weight[i], bias[i])
     return out
+
+
+def _edges(size: int) -> tuple[range, range, range]:
+    """The first, the middle and the last rows or columns; of a single one, only the first."""
+    last = max(size - 1, 1)
+    return range(1), range(1, last), range(last, size)
 
 
 def _quantize(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -97,6 +110,7 @@ def _pixel_shuffle(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 STEPS: dict[str, Callable[..., np.ndarray]] = {
     "affine": _affine,
     "conv2d": _conv2d,
+    "edge_conv2d": _edge_conv2d,
     "quantize": _quantize,
     "qconv2d": _qconv2d,
     "relu": _relu,
@@ -120,8 +134,19 @@ def _conv(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return acc
 
 
+def _fused_conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Padded float64 (H+K-1, W+K-1, I), float32 (O, K, K, I), float32 (O) -> float32 (H, W, O)."""
+    outputs, k, _, _ = weight.shape
+    h, w = x.shape[0] - k + 1, x.shape[1] - k + 1
+    out = np.empty((h, w, outputs), np.float32)
+    rows = max(1, SUMS_AT_ONCE // (w * outputs))
+    for y in range(0, h, rows):
+        out[y : y + rows] = _fused_sums(x[y : y + rows + k - 1], weight.astype(np.float64), bias)
+    return out
+
+
 def _fused_sums(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Padded float64 (H+K-1, W+K-1, I), float64 (O, K, K, I), float32 (O) -> float32 (H, W, O)."""
+    """A band of `_fused_conv`; the weight in float64."""
     outputs, k, _, inputs = weight.shape
     h, w = x.shape[0] - k + 1, x.shape[1] - k + 1
     acc = np.broadcast_to(bias, (h, w, outputs))

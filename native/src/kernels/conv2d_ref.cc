@@ -14,7 +14,7 @@ float sum_at(const Conv2dJob& job, const float* corner, int o) {
   float acc = job.bias[o];
   for (int ky = 0; ky < k; ++ky)
     for (int kx = 0; kx < k; ++kx) {
-      const float* a = corner + ky * job.in.row_stride + kx * job.in.pixel_stride;
+      const float* a = corner + ky * job.in.row_stride + int64_t{kx} * channels;
       for (int i = 0; i < channels; ++i) acc = std::fma(a[i], *w++, acc);
     }
   return acc;

@@ -52,7 +52,9 @@ struct Conv2dJob {
   ConvShape shape;
   const float* weights;
   const float* bias;
-  View<const float> in;  // border: 0; pixel_stride: in_channels
+  // border: 0. Pixels of a kernel's row lie in_channels apart; in.pixel_stride leads from one output pixel's window to
+  // the next one's.
+  View<const float> in;
   int64_t height, width;
   Epilogue epilogue;
 };

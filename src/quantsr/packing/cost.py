@@ -107,9 +107,10 @@ def parts(model: PackedModel) -> dict[str, int]:
 
 def _layer(step: Step, pixels: int) -> Layer:
     d = step.dims
-    weights = d["K"] ** 2 * d["C"] * d["O"]
+    kernel, copies = d["K"] ** 2 * d["C"] * d["O"], d.get("E", 1)
+    macs = kernel * pixels * step.inputs[0].factor ** 2
     widths = {key: int(step.op.attrs.get(key, FLOAT_BITS)) for key in ("weight_bits", "act_bits")}
-    return Layer(step.op.output, weights, d["O"], macs=weights * pixels * step.inputs[0].factor ** 2, **widths)
+    return Layer(step.op.output, copies * kernel, copies * d["O"], macs=macs, **widths)
 
 
 def _scalars(op: Op, tensors: Mapping[str, np.ndarray]) -> int:

@@ -5,7 +5,8 @@ its output is float32 (upscale*H, upscale*W, 3), not clamped. Every other value 
 value is either float32 or activation codes, one uint8 per code in 0 .. levels.
 
 The table OPS says all that is known of a kind without running it; `quantsr.reference` says what each computes. Tensor
-shapes are written in letters: C channels of the op's (first) input, O output channels, K kernel side, P packed bytes.
+shapes are written in letters: C channels of the op's (first) input, O output channels, K kernel side, P packed bytes, E
+classes of pixels by their place at the edges.
 
 All checks happen here, once, on the parsed form; a file adds only its container. Sizes are Python integers and no array
 is allocated, so nothing overflows.
@@ -28,6 +29,7 @@ IMAGE = "image"  # the name of every program's input
 IMAGE_CHANNELS = 3
 DEPTHS = ("full", "half", "quarter")  # program names; a model has "full" and any of the others
 UPSCALES = (2, 3, 4)
+EDGES = 3  # classes of rows, and of columns: first, middle, last
 FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
 
 MAX_OPS = 2048  # per program; 32 residual blocks take about 200
@@ -160,6 +162,12 @@ def _conv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
     return Value(dims["O"], inputs[0].factor)
 
 
+def _edge_conv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    if dims["E"] != EDGES**2:
+        raise TensorError.of(f"{_where(op)} weight", f"{dims['E']} kernels", f"{EDGES**2}, one per class of pixels")
+    return _conv2d(op, inputs, dims)
+
+
 def _quantize(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
     return Value(inputs[0].channels, inputs[0].factor, int(op.attrs["levels"]))
 
@@ -213,6 +221,9 @@ OPS: dict[str, OpSpec] = {
     "affine": OpSpec(_same, tensors={"scale": ("float32", "C"), "offset": ("float32", "C")}),
     # same size, stride 1, zero padding K // 2
     "conv2d": OpSpec(_conv2d, tensors={"weight": ("float32", "OKKC"), "bias": ("float32", "O")}),
+    # conv2d with weights of the pixel's class: 3 * class of its row + class of its column, each 0 in the first row or
+    # column, else 2 in the last, else 1
+    "edge_conv2d": OpSpec(_edge_conv2d, tensors={"weight": ("float32", "EOKKC"), "bias": ("float32", "EO")}),
     # a = uint8(round(min(max(x*inv + offset[c], 0), levels))), halves to even
     "quantize": OpSpec(
         _quantize,
@@ -346,7 +357,10 @@ def receptive_radius(program: Program, tensors: Mapping[str, np.ndarray]) -> int
     """
     radius = {IMAGE: Fraction(0)}
     for step in trace(program, tensors):
-        own = Fraction(step.dims.get("K", 1) // 2, step.inputs[0].factor)
+        pixels = step.dims.get("K", 1) // 2
+        if "E" in step.dims:
+            pixels = max(pixels, 1)  # a pixel's class depends on whether it has neighbours
+        own = Fraction(pixels, step.inputs[0].factor)
         radius[step.op.output] = own + max(radius[name] for name in step.op.inputs)
     return math.ceil(radius[program.output])
 
