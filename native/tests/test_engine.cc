@@ -1,5 +1,5 @@
-// Random networks on every instruction set and thread count must give the same bytes, and damaged ones an exception.
-// Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
+// Random networks on every kernel of every instruction set and thread count must give the same bytes, and damaged ones
+// an exception. Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -18,7 +18,6 @@ class Network {
  public:
   explicit Network(unsigned seed) : random_(seed) {
     int channels = 3;
-    last_ = "image";
     for (int i = 0, n = pick(1, 6); i < n; ++i) {
       const int outputs = pick(0, 1) ? pick(1, 70) : channels;
       const std::string before = last_;
@@ -31,19 +30,23 @@ class Network {
       if (outputs == channels && pick(0, 1)) add("residual", {before, last_}, {{"gain", 0.5}}, {});
       channels = outputs;
     }
-    upscale_ = pick(2, 4);
-    conv2d(channels, 3 * upscale_ * upscale_);
-    add("pixel_shuffle", {last_}, {{"upscale", double(upscale_)}}, {});
+    finish(channels);
+  }
+
+  // A run of low-bit layers of all widths.
+  Network(unsigned seed, int layers) : random_(seed) {
+    for (int i = 0; i < layers; ++i) qconv2d(3, 3);
+    finish(3);
   }
 
   std::vector<Op> ops;
   const std::string& output() const { return last_; }
   int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
-  std::vector<float> run(const std::string& isa, int threads, int height, int width) const {
+  std::vector<float> run(const std::string& isa, const std::string& kernel, int threads, int height, int width) const {
     std::vector<float> image(size_t(height) * width * 3);
     for (size_t i = 0; i < image.size(); ++i) image[i] = float(i * 37 % 256) / 255;
-    quantsr::Engine engine(ops, last_, 3, threads, isa);
+    quantsr::Engine engine(ops, last_, 3, threads, isa, kernel);
     std::vector<float> out(image.size() * engine.upscale() * engine.upscale());
     engine.run(image.data(), height, width, out.data());
     engine.run(image.data(), height / 2 + 1, width / 2 + 1, out.data());
@@ -52,6 +55,12 @@ class Network {
   }
 
  private:
+  void finish(int channels) {
+    const int upscale = pick(2, 4);
+    conv2d(channels, 3 * upscale * upscale);
+    add("pixel_shuffle", {last_}, {{"upscale", double(upscale)}}, {});
+  }
+
   void add(const std::string& kind, std::vector<std::string> inputs, std::map<std::string, double> attrs,
            std::map<std::string, quantsr::Tensor> tensors) {
     last_ = "v" + std::to_string(ops.size());
@@ -97,22 +106,20 @@ class Network {
   std::mt19937 random_;
   std::vector<std::unique_ptr<float[]>> floats_;
   std::vector<std::unique_ptr<int8_t[]>> codes_;
-  std::string last_;
-  int upscale_;
+  std::string last_ = "image";
 };
 
-bool same_everywhere(unsigned seed) {
-  Network net(seed);
-  const int height = net.pick(1, 20), width = net.pick(1, 20);
-  const std::vector<float> wanted = net.run("ref", 1, height, width);
+bool same_everywhere(unsigned seed, const Network& net, int height, int width) {
+  const std::vector<float> wanted = net.run("ref", "", 1, height, width);
   for (const std::string& isa : quantsr::available_isas())
-    for (int threads : {1, 3}) {
-      const std::vector<float> got = net.run(isa, threads, height, width);
-      if (std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) != 0) {
-        std::printf("seed %u: %s with %d threads differs from ref\n", seed, isa.c_str(), threads);
-        return false;
+    for (const std::string& kernel : quantsr::qconv_kernel_names(isa))
+      for (int threads : {1, 3}) {
+        const std::vector<float> got = net.run(isa, kernel, threads, height, width);
+        if (std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) != 0) {
+          std::printf("seed %u: %s with %d threads differs from ref\n", seed, kernel.c_str(), threads);
+          return false;
+        }
       }
-    }
   return true;
 }
 
@@ -133,7 +140,7 @@ bool refuses_damage(unsigned seed) {
       if (op.attrs.empty()) op.inputs.push_back("image");
   }
   try {
-    net.run("", 1, 3, 3);
+    net.run("", "", 1, 3, 3);
   } catch (const std::invalid_argument&) {
     return true;
   }
@@ -144,7 +151,12 @@ bool refuses_damage(unsigned seed) {
 
 int main() {
   int failures = 0;
-  for (unsigned seed = 0; seed < 60; ++seed) failures += !same_everywhere(seed);
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    Network net(seed);
+    failures += !same_everywhere(seed, net, net.pick(1, 20), net.pick(1, 20));
+  }
+  for (unsigned seed = 0; seed < 8; ++seed)  // several tiles of the schedule
+    failures += !same_everywhere(seed, Network(seed, 6), 90, 70);
   for (unsigned seed = 0; seed < 300; ++seed)
     if (!refuses_damage(seed)) std::printf("seed %u: damage was not refused\n", seed), ++failures;
   std::printf("%d failures\n", failures);
