@@ -1,5 +1,5 @@
-// Random networks on every instruction set and thread count must give the same bytes, and damaged ones an exception.
-// Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
+// Random networks on every kernel of every instruction set and thread count must give the same bytes, and damaged ones
+// an exception. Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -40,10 +40,10 @@ class Network {
   const std::string& output() const { return last_; }
   int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
-  std::vector<float> run(const std::string& isa, int threads, int height, int width) const {
+  std::vector<float> run(const std::string& isa, const std::string& kernel, int threads, int height, int width) const {
     std::vector<float> image(size_t(height) * width * 3);
     for (size_t i = 0; i < image.size(); ++i) image[i] = float(i * 37 % 256) / 255;
-    quantsr::Engine engine(ops, last_, 3, threads, isa);
+    quantsr::Engine engine(ops, last_, 3, threads, isa, kernel);
     std::vector<float> out(image.size() * engine.upscale() * engine.upscale());
     engine.run(image.data(), height, width, out.data());
     engine.run(image.data(), height / 2 + 1, width / 2 + 1, out.data());
@@ -104,15 +104,16 @@ class Network {
 bool same_everywhere(unsigned seed) {
   Network net(seed);
   const int height = net.pick(1, 20), width = net.pick(1, 20);
-  const std::vector<float> wanted = net.run("ref", 1, height, width);
+  const std::vector<float> wanted = net.run("ref", "", 1, height, width);
   for (const std::string& isa : quantsr::available_isas())
-    for (int threads : {1, 3}) {
-      const std::vector<float> got = net.run(isa, threads, height, width);
-      if (std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) != 0) {
-        std::printf("seed %u: %s with %d threads differs from ref\n", seed, isa.c_str(), threads);
-        return false;
+    for (const std::string& kernel : quantsr::qconv_kernel_names(isa))
+      for (int threads : {1, 3}) {
+        const std::vector<float> got = net.run(isa, kernel, threads, height, width);
+        if (std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) != 0) {
+          std::printf("seed %u: %s with %d threads differs from ref\n", seed, kernel.c_str(), threads);
+          return false;
+        }
       }
-    }
   return true;
 }
 
@@ -133,7 +134,7 @@ bool refuses_damage(unsigned seed) {
       if (op.attrs.empty()) op.inputs.push_back("image");
   }
   try {
-    net.run("", 1, 3, 3);
+    net.run("", "", 1, 3, 3);
   } catch (const std::invalid_argument&) {
     return true;
   }

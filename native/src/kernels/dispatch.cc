@@ -9,6 +9,11 @@
 #include "kernels/winograd.h"
 #include "quantsr/engine.h"
 
+#if defined(QUANTSR_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace quantsr {
 namespace {
 
@@ -36,6 +41,11 @@ const QConvKernel kQConv[] = {
     {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
     {"direct_amx", Isa::amx, always, pack_qconv_amx, qconv_amx},
 #endif
+#ifdef QUANTSR_ARM
+    {"f4x4_neon", Isa::neon, fits<F4x4>, pack_qconv_f4x4_neon, qconv_f4x4_neon},
+    {"f2x2_neon", Isa::neon, fits<F2x2>, pack_qconv_f2x2_neon, qconv_f2x2_neon},
+    {"direct_neon", Isa::neon, always, qconv_panels<16>, qconv_neon},
+#endif
 };
 
 const Conv2dKernel kConv2d[] = {
@@ -44,6 +54,9 @@ const Conv2dKernel kConv2d[] = {
     {"float_avx2", Isa::avx2, conv2d_panels<16>, conv2d_avx2},
     {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, conv2d_avx512vnni},
     {"float_avx512vnni", Isa::amx, conv2d_panels<64>, conv2d_avx512vnni},
+#endif
+#ifdef QUANTSR_ARM
+    {"float_neon", Isa::neon, conv2d_panels<16>, conv2d_neon},
 #endif
 };
 
@@ -56,10 +69,15 @@ bool available(Isa isa) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   if (isa == Isa::amx) return available(Isa::avx512vnni) && amx_available();
 #endif
+#if defined(QUANTSR_ARM) && defined(__linux__)
+  if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(QUANTSR_ARM) && defined(__APPLE__)
+  if (isa == Isa::neon) return true;  // every 64-bit Mac has sdot
+#endif
   return isa == Isa::ref;
 }
 
-constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni, Isa::amx};
+constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni, Isa::amx, Isa::neon};
 
 }  // namespace
 
@@ -68,6 +86,7 @@ const char* isa_name(Isa isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::amx: return "amx";
+    case Isa::neon: return "neon";
     default: return "ref";
   }
 }

@@ -13,7 +13,7 @@
 
 namespace quantsr {
 
-enum class Isa { ref, avx2, avx512vnni, amx };
+enum class Isa { ref, avx2, avx512vnni, amx, neon };
 
 // Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
 // that a convolution reads have rows of a multiple of it.
@@ -95,8 +95,12 @@ void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* sc
 void qconv_f2x2_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_amx(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_neon(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f2x2_neon(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f4x4_neon(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_neon(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 
 }  // namespace quantsr

@@ -189,5 +189,7 @@ PackedConv pack_qconv_winograd(const ConvShape& shape, const int8_t* weights, in
 // The prepare functions of the kernels.
 PackedConv pack_qconv_f2x2_avx512vnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f4x4_avx512vnni(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_qconv_f2x2_neon(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_qconv_f4x4_neon(const ConvShape& shape, const int8_t* weights);
 
 }  // namespace quantsr
