@@ -1,6 +1,7 @@
 """The native tests, cross-compiled for 64-bit ARM and run under emulation: whether NEON computes the same bytes.
 
-Says nothing about speed, and an emulator is not a CPU. On Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static
+Says nothing about speed, and an emulator is not a CPU. On Debian it takes the packages g++-aarch64-linux-gnu and
+qemu-user-static.
 """
 
 import re

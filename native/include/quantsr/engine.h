@@ -10,7 +10,7 @@
 
 namespace quantsr {
 
-// Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni", or "ref", "neon".
+// Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni", "amx", or "ref", "neon".
 std::vector<std::string> available_isas();
 
 // The kernels for qconv2d of an instruction set (named as for Engine), best first.
