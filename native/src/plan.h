@@ -19,6 +19,7 @@ struct Slot {
   int channels;
   int scale;                // its side / the image's side
   int zero;                 // codes: the byte in the border; float32 borders hold 0
+  int levels;               // codes: the highest; kernels may read pixels that still hold an earlier value
   int pad;                  // pixels of border on each side
   bool whole_runs;          // rows and columns rounded up for convolutions
   bool rows_below = false;  // a run of rows more at the end, for edge_conv2d

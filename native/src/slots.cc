@@ -6,7 +6,8 @@ namespace quantsr {
 namespace {
 
 bool same_kind(const Slot& a, const Slot& b) {
-  return a.is_codes == b.is_codes && a.channels == b.channels && a.scale == b.scale && a.zero == b.zero;
+  return a.is_codes == b.is_codes && a.channels == b.channels && a.scale == b.scale && a.zero == b.zero &&
+         a.levels == b.levels;
 }
 
 class SlotAssigner {
@@ -28,7 +29,8 @@ class SlotAssigner {
   Slot kind_of(int value) const {
     const Value& v = graph_.values[value];
     // Code buffers serve 3x3 and 1x1 kernels alike.
-    return {v.is_codes, v.channels, v.scale, v.is_codes ? v.zero : 0, v.is_codes ? 1 : 0, v.is_codes};
+    return {v.is_codes,         v.channels, v.scale, v.is_codes ? v.zero : 0, v.is_codes ? v.levels : 0,
+            v.is_codes ? 1 : 0, v.is_codes};
   }
 
   int new_slot(const Slot& slot) {
