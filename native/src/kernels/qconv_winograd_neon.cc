@@ -1,4 +1,4 @@
-// qconv2d by F(4x4) or F(2x2) with sdot; see winograd.h. Tiles go in blocks of up to R of a tile row: transform their
+// qconv2d by F(4x4) or F(2x2) with sdot; see winograd.h. Tiles go in blocks of up to R, row by row: transform their
 // inputs, then for each panel of 16 outputs multiply all positions (4 tiles x 16 sums in registers through all inputs),
 // transform the sums back and finish. R = 8 lets a position's weights serve twice while they are near.
 #include "kernels/dot_neon.h"
@@ -34,7 +34,7 @@ struct Scratch {
 
 // The transformed inputs of one tile whose output begins at (y, x), 16 channels at a time.
 template <class F>
-void transform_tile(const QConvJob& job, const uint8_t (&offsets)[F::kPositions], int64_t y, int64_t x, int8_t* to) {
+void transform_tile(const QConvJob& job, int64_t y, int64_t x, int8_t* to) {
   const int64_t channels = job.in.pixel_stride;
   const uint8_t* from = job.in.origin + (y - 1) * job.in.row_stride + (x - 1) * channels;
   for (int64_t c = 0; c < channels; c += 16) {
@@ -45,7 +45,7 @@ void transform_tile(const QConvJob& job, const uint8_t (&offsets)[F::kPositions]
       for (int j = 0; j < F::kInput; ++j) patch[i][j].v = vld1q_u8(from + i * job.in.row_stride + j * channels + c);
     data_components<F>(patch, components);
     F::data_operands(components, [&](int n, const Bytes16& operand) {
-      const uint8x16_t v = vaddq_u8(operand.v, vdupq_n_u8(offsets[n]));
+      const uint8x16_t v = vaddq_u8(operand.v, vdupq_n_u8(job.offsets[n]));
       vst1q_s8(to + n * R * channels + c, vreinterpretq_s8_u8(v));
     });
   }
@@ -89,24 +89,30 @@ void finish_tile(const QConvJob& job, const int32_t* sums, int o, int64_t y, int
       finish_sums_neon<kShift>(job.epilogue, pixels[i][k], y + i, x + k, o);
 }
 
+struct Place {
+  int64_t y, x;
+};
+
 template <class F>
 void rows(const QConvJob& job, int64_t begin, int64_t end, std::byte* memory) {
   const int64_t channels = job.in.pixel_stride;
   const Scratch<F> scratch(memory, channels);
-  uint8_t offsets[F::kPositions];
-  winograd_offsets<F>(job.shape, Bytes::s8, offsets);
-  for (int64_t y = begin; y < end; y += F::kTile)
-    for (int64_t x = 0; x < job.width; x += R * F::kTile) {
-      const int64_t left = (job.width - x + F::kTile - 1) / F::kTile, tiles = left < R ? left : R;
-      for (int64_t r = 0; r < tiles; ++r)
-        transform_tile<F>(job, offsets, y, x + r * F::kTile, scratch.inputs + r * channels);
-      for (int o = 0; o < job.shape.out_channels; o += kPanel) {
-        multiply<F>(scratch, tiles, channels, job.weights + int64_t{o} * channels * F::kPositions,
-                    job.init + int64_t{o} * F::kPositions);
-        for (int64_t r = 0; r < tiles; ++r)
-          finish_tile<F>(job, scratch.sums + r * F::kPositions * kPanel, o, y, x + r * F::kTile);
-      }
+  const int64_t across = (job.width + F::kTile - 1) / F::kTile;
+  const int64_t count = (end - begin + F::kTile - 1) / F::kTile * across;
+  for (int64_t first = 0; first < count; first += R) {
+    const int64_t tiles = count - first < R ? count - first : R;
+    Place places[R];
+    for (int64_t r = 0; r < tiles; ++r) {
+      places[r] = {begin + (first + r) / across * F::kTile, (first + r) % across * F::kTile};
+      transform_tile<F>(job, places[r].y, places[r].x, scratch.inputs + r * channels);
     }
+    for (int o = 0; o < job.shape.out_channels; o += kPanel) {
+      multiply<F>(scratch, tiles, channels, job.weights + int64_t{o} * channels * F::kPositions,
+                  job.init + int64_t{o} * F::kPositions);
+      for (int64_t r = 0; r < tiles; ++r)
+        finish_tile<F>(job, scratch.sums + r * F::kPositions * kPanel, o, places[r].y, places[r].x);
+    }
+  }
 }
 
 template <class F>
