@@ -39,7 +39,7 @@ class Engine:
         if depth not in packed.programs:
             raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
         program = packed.programs[depth]
-        ops = [_native_op(op, packed.tensors) for op in program.ops]
+        ops = [native_op(op, packed.tensors) for op in program.ops]
         count = usable_cpus() if threads is None else threads
         self._native = _native.Engine(ops, program.output, IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
         self.depth = depth
@@ -106,7 +106,7 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _native_op(op: Op, tensors: dict[str, np.ndarray]) -> "_native.OpTuple":
+def native_op(op: Op, tensors: dict[str, np.ndarray]) -> "_native.OpTuple":
     """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
     arrays = {role: tensors[name] for role, name in op.tensors.items()}
     if op.kind == "qconv2d":
