@@ -38,7 +38,8 @@ class Peer:
         options.use_bf16_packed = options.use_bf16_storage = False
         _done(self.net.load_param(str(job.built / "model.param")), "load_param")
         _done(self.net.load_model(str(job.built / "model.bin")), "load_model")
-        self.image = ncnn.Mat(job.planar_pixels()[0]).clone()  # some layers write to what they do not own
+        pixels = job.planar_pixels()[0]
+        self.image = ncnn.Mat(pixels).clone()  # a Mat keeps no array alive, and layers may write to it
         self.output = (job.built / "output").read_text()
 
     def run(self) -> None:
