@@ -92,7 +92,7 @@ class Engine:
         return self._compiled(*self._plain)
 
     def _compiled(self, program: Program, tensors: Mapping[str, np.ndarray]) -> _native.Engine:
-        ops = [_native_op(op, tensors) for op in program.ops]
+        ops = [native_op(op, tensors) for op in program.ops]
         return _native.Engine(ops, program.output, *self._settings)
 
     def _run(self, native: _native.Engine, image: Array) -> Array:
@@ -119,7 +119,7 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _native_op(op: Op, tensors: Mapping[str, np.ndarray]) -> "_native.OpTuple":
+def native_op(op: Op, tensors: Mapping[str, np.ndarray]) -> "_native.OpTuple":
     """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
     arrays = {role: tensors[name] for role, name in op.tensors.items()}
     if op.kind == "qconv2d":

@@ -1,0 +1,16 @@
+"""The ONNX file that OpenVINO and ONNX Runtime start from."""
+
+from pathlib import Path
+
+from quantsr.bench.job import Job
+from quantsr.export_onnx import graph
+
+
+def path(job: Job) -> Path:
+    return job.built / "model.onnx"
+
+
+def write(job: Job, low_bit: str) -> None:
+    """low_bit: "qdq" for the packed part, "float" for the float one."""
+    part = job.low() if low_bit == "qdq" else job.plain()
+    path(job).write_bytes(graph(part.program, part.tensors, part.channels, low_bit).SerializeToString())

@@ -1,0 +1,31 @@
+"""Our engine as one of those measured."""
+
+from collections import Counter
+
+import numpy as np
+
+from quantsr import _native
+from quantsr.bench.job import Job
+from quantsr.engine import native_op
+
+
+class Peer:
+    """isa: an instruction set, or "" for $QUANTSR_ISA or the fastest."""
+
+    def __init__(self, job: Job, isa: str = "") -> None:
+        part = job.low()
+        ops = [native_op(op, dict(part.tensors)) for op in part.program.ops]
+        self.engine = _native.Engine(ops, part.program.output, part.channels, job.threads, isa)
+        self.image = job.pixels()
+        h, w, _ = self.image.shape
+        upscale = self.engine.upscale
+        self.out = np.empty((h * upscale, w * upscale, self.engine.output_channels), np.float32)
+
+    def run(self) -> None:
+        self.engine.run(self.image, self.out)
+
+    def result(self) -> np.ndarray:
+        return self.out
+
+    def kernels(self) -> Counter[str]:
+        return Counter(line.rsplit(": ", 1)[1] for line in self.engine.describe() if "conv2d" in line)

@@ -1,0 +1,45 @@
+"""A packed program as a plain float one: what other runtimes are given when they know no 4-bit activations.
+
+Weights are the dequantized codes. The activation quantizers are dropped, so there is no rounding and no clipping, and
+this is another function than the packed network: for timing, or as a start for another quantizer. What a quantizer
+added before rounding (the shift) goes into the bias; that is exact except in the outermost pixels, where the packed
+network pads after the shift.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from quantsr.packing.ops import Op, Program, weight_codes
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def without_quantizers(program: Program, tensors: Tensors) -> tuple[Program, dict[str, np.ndarray]]:
+    """The program with `conv2d` for every `quantize` and `qconv2d`, values named as before, and its tensors."""
+    quantizers = {op.output: op for op in program.ops if op.kind == "quantize"}
+    ops, kept = [], {}
+    for op in program.ops:
+        if op.kind == "quantize":
+            continue
+        if op.kind == "qconv2d":
+            plain, own = _plain(op, quantizers[op.inputs[0]], tensors)
+        else:
+            plain, own = op, {name: tensors[name] for name in op.tensors.values()}
+        ops.append(plain)
+        kept.update(own)
+    return Program(tuple(ops), program.output), kept
+
+
+def _plain(conv: Op, quantizer: Op, tensors: Tensors) -> tuple[Op, dict[str, np.ndarray]]:
+    """sum (x*inv + offset - zero)*w*mul + bias, in the order of a convolution of x."""
+    codes = weight_codes(conv, tensors[conv.tensors["weight"]]).astype(np.float64)  # (O, K, K, I)
+    weight = codes * tensors[conv.tensors["mul"]].astype(np.float64)[:, None, None, None]
+    shift = tensors[quantizer.tensors["offset"]].astype(np.float64) - conv.attrs["zero"]  # (I,), in codes
+    bias = tensors[conv.tensors["bias"]] + (weight * shift).sum((1, 2, 3))
+    names = {"weight": conv.tensors["weight"], "bias": f"{conv.output}.plain_bias"}  # one bias may serve several
+    arrays = {"weight": weight * quantizer.attrs["inv"], "bias": bias}
+    return (
+        Op("conv2d", quantizer.inputs, conv.output, {}, names),
+        {names[role]: array.astype(np.float32) for role, array in arrays.items()},
+    )

@@ -1,0 +1,72 @@
+"""Cutting networks into parts."""
+
+import numpy as np
+import pytest
+from packing.tiny import random_image, tiny_model
+
+from quantsr import reference
+from quantsr.bench import parts, random_network
+from quantsr.bench.parts import Part
+
+
+def whole(upsampler="pixelshuffle", upscale=4):
+    packed = tiny_model(channels=5, blocks=2, upscale=upscale, upsampler=upsampler)
+    return Part(packed.programs["full"], packed.tensors)
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_the_collapsed_tail_is_exact_away_from_the_border(upscale):
+    network, image = whole(upscale=upscale), random_image(9, 12)
+    assert parts.can_collapse(network.program)
+    collapsed = parts.collapse_interior(network)
+    assert [op.kind for op in collapsed.program.ops[-3:]] == ["conv2d", "pixel_shuffle", "affine"]
+    gap = np.abs(network.run(image) - collapsed.run(image))
+    assert gap[upscale:-upscale, upscale:-upscale].max() < 1e-4
+    assert gap.max() > 1e-3  # the border needs other kernels
+
+
+def test_a_single_convolution_needs_no_collapsing():
+    assert not parts.can_collapse(whole("direct").program)
+
+
+def test_the_body_gives_what_it_gives_within_the_network():
+    network, image = whole(), random_image(7, 8)
+    values = reference.run_all(network.program, network.tensors, image)
+    before, body = parts.body(network)
+    features = before.run(image)
+    np.testing.assert_array_equal(features, values["head"])
+    assert body.channels == features.shape[2]
+    np.testing.assert_array_equal(body.run(features), values["b1"])
+    assert {op.kind for op in body.program.ops} == {"quantize", "qconv2d", "relu", "residual"}
+
+
+def test_parts_survive_a_file(tmp_path):
+    _, body = parts.body(whole())
+    parts.save(body, tmp_path / "x.safetensors")
+    again = parts.load(tmp_path / "x.safetensors")
+    assert (again.program, again.channels) == (body.program, body.channels)
+    features = np.random.default_rng(0).standard_normal((5, 6, 5)).astype(np.float32)
+    np.testing.assert_array_equal(again.run(features), body.run(features))
+
+
+def test_multiply_adds_count_each_convolution_at_its_resolution():
+    network = whole()  # 5 channels, 2 blocks, x4 in two shuffles
+    low = 9 * (3 * 5 + 5 * 5 * 5 + 5 * 20) + 4 * 9 * 5 * 20 + 16 * 9 * 5 * 3
+    assert parts.macs(network, pixels=10) == 10 * low
+
+
+def test_random_layers_spread_their_codes():
+    features = np.random.default_rng(0).standard_normal((20, 20, 64)).astype(np.float32)
+    chain = parts.layer(features, seed=1)
+    assert sum(op.kind == "qconv2d" for op in chain.program.ops) == random_network.LAYERS
+    values = {"image": features}
+    for op in chain.program.ops:
+        values[op.output] = reference.step(op, [values[name] for name in op.inputs], chain.tensors)
+        if op.kind == "quantize":
+            assert len(np.unique(values[op.output])) >= 12
+
+
+def test_random_networks_follow_from_their_seed():
+    first, again, other = (random_network.network(blocks=1, upsampler="direct", seed=seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
+    assert not np.array_equal(first.tensors["head.weight"], other.tensors["head.weight"])
