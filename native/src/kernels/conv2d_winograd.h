@@ -16,7 +16,7 @@ namespace {
 
 // Tiles that a thread works on together, and floats between the values of one tile and the next: so that a position's
 // values of several tiles do not fall into the same set of a cache.
-constexpr int kWinogradTiles = 24;
+constexpr int kWinogradTiles = 16;
 constexpr int kWinogradGap = 16;
 
 template <int K>

@@ -1,5 +1,5 @@
 // conv2d by Winograd tiles, plainly: the definition of its result. For every tile of 4 x 4 outputs, aligned to the
-// image's top left corner: inputs are transformed along x, then along y; each of the (K + 3)^2 positions takes one
+// image's top left corner: inputs are transformed along y, then along x; each of the (K + 3)^2 positions takes one
 // fused multiply-add per input channel, in order, from 0; these sums are transformed along y, then along x; the bias is
 // added last. Padding counts as zeros.
 #include <cmath>
@@ -26,17 +26,17 @@ void input_tile(const Conv2dJob& job, int64_t y, int64_t x, float* values) {
   const float* corner = job.in.origin + (y - K / 2) * job.in.row_stride + (x - K / 2) * job.in.pixel_stride;
   const int channels = job.shape.in_channels;
   for (int c = 0; c < channels; ++c) {
-    Single rows[kSide][kSide];  // [x][y]
-    for (int i = 0; i < kSide; ++i) {
-      Single d[kSide], t[kSide];
-      for (int j = 0; j < kSide; ++j) d[j] = Single(corner[i * job.in.row_stride + j * job.in.pixel_stride + c]);
-      transform_inputs<K>(d, t);
-      for (int j = 0; j < kSide; ++j) rows[j][i] = t[j];
-    }
+    Single rows[kSide][kSide];  // [y][x]
     for (int j = 0; j < kSide; ++j) {
+      Single d[kSide], t[kSide];
+      for (int i = 0; i < kSide; ++i) d[i] = Single(corner[i * job.in.row_stride + j * job.in.pixel_stride + c]);
+      transform_inputs<K>(d, t);
+      for (int i = 0; i < kSide; ++i) rows[i][j] = t[i];
+    }
+    for (int i = 0; i < kSide; ++i) {
       Single t[kSide];
-      transform_inputs<K>(rows[j], t);
-      for (int i = 0; i < kSide; ++i) values[(i * kSide + j) * channels + c] = t[i].v;
+      transform_inputs<K>(rows[i], t);
+      for (int j = 0; j < kSide; ++j) values[(i * kSide + j) * channels + c] = t[j].v;
     }
   }
 }

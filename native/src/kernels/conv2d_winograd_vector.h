@@ -18,29 +18,30 @@ constexpr int64_t tile_stride(int channels) {
   return int64_t{(K + 3) * (K + 3)} * channels + kWinogradGap;
 }
 
+// Along y first, a column of all channels at a time, so that the image is read in order. values: [y][x][channel]
 template <class Isa, int K>
 void input_tile(const Conv2dJob& job, int64_t y, int64_t x, int padded, float* values) {
   using F = typename Isa::Lanes;
   constexpr int kSide = K + 3;
   const float* corner = job.in.origin + (y - K / 2) * job.in.row_stride + (x - K / 2) * job.in.pixel_stride;
-  for (int c = 0; c < padded; c += Isa::kLanes) {
-    F rows[kSide][kSide];  // [x][y]
-    for (int i = 0; i < kSide; ++i) {
-      const float* from = corner + i * job.in.row_stride + c;
+  for (int j = 0; j < kSide; ++j, corner += job.in.pixel_stride)
+    for (int c = 0; c < padded; c += Isa::kLanes) {
       F d[kSide], t[kSide];
 #pragma GCC unroll 8
-      for (int j = 0; j < kSide; ++j) d[j] = Isa::load(from + j * job.in.pixel_stride, job.shape.in_channels - c);
+      for (int i = 0; i < kSide; ++i) d[i] = Isa::load(corner + i * job.in.row_stride + c, job.shape.in_channels - c);
       transform_inputs<K>(d, t);
-#pragma GCC unroll 8
-      for (int j = 0; j < kSide; ++j) rows[j][i] = t[j];
-    }
-    for (int j = 0; j < kSide; ++j) {
-      F t[kSide];
-      transform_inputs<K>(rows[j], t);
 #pragma GCC unroll 8
       for (int i = 0; i < kSide; ++i) t[i].store(values + (i * kSide + j) * padded + c);
     }
-  }
+  for (int i = 0; i < kSide; ++i, values += kSide * padded)
+    for (int c = 0; c < padded; c += Isa::kLanes) {
+      F d[kSide], t[kSide];
+#pragma GCC unroll 8
+      for (int j = 0; j < kSide; ++j) d[j] = F::load(values + j * padded + c);
+      transform_inputs<K>(d, t);
+#pragma GCC unroll 8
+      for (int j = 0; j < kSide; ++j) t[j].store(values + j * padded + c);
+    }
 }
 
 // sums: of one tile from output o on, `stride` floats from position to position.
