@@ -107,19 +107,89 @@ def conv_ops(rng, channels, outputs, kernel):
     return [("conv2d", ["image"], "y", {}, {"weight": weight, "bias": bias})], weight, bias
 
 
+def error_bound(image, weight, bias):
+    """Of conv2d's float32 result (docs/numerics.md): a rounding per term, each of at most the sum of magnitudes."""
+    image, weight = abs(image).astype(float), weight.astype(float)
+    _, k, _, channels = weight.shape
+    if not _native.conv2d_in_cells(k, channels):
+        return (k * k * channels + 1) * 2**-24 * (reference._conv(image, abs(weight)) + abs(bias))
+    return (channels + 16) * 2**-24 * (cell_magnitudes(image, weight) + abs(bias))
+
+
+def cell_magnitudes(image, weight):
+    """What Winograd cells of 4 x 4 outputs add up if nothing cancels: every coefficient by its magnitude."""
+    points = [0, 0.75, -0.75, 1.5, -1.5] if weight.shape[1] == 3 else [0, 0.5, -0.5, 1, -1, 2, -2]
+    o, k, _, _ = weight.shape
+    (h, w, _), side = image.shape, k + 3
+    others = [np.delete(points, j) for j in range(side - 1)]
+    inputs = np.array([[*np.poly(q)[::-1], 0] for q in others] + [np.poly(points)[::-1]])
+    divisors = [np.prod(p - q) for p, q in zip(points, others, strict=True)]
+    taps = np.array(
+        [[p**i / d for i in range(k)] for p, d in zip(points, divisors, strict=True)] + [[0] * (k - 1) + [1]]
+    )
+    outputs = np.array([[p**i for p in points] + [i == 3] for i in range(4)])
+    u = abs(np.einsum("pa,oabc,qb->pqco", taps, weight, taps))
+    result = np.zeros((-(-h // 4) * 4, -(-w // 4) * 4, o))
+    padded = np.pad(image, ((k // 2, k + 3), (k // 2, k + 3), (0, 0)))
+    for y, x in itertools.product(range(0, h, 4), range(0, w, 4)):
+        v = np.einsum("pa,abc,qb->pqc", abs(inputs), padded[y : y + side, x : x + side], abs(inputs))
+        sums = np.einsum("pqc,pqco->pqo", v, u)
+        result[y : y + 4, x : x + 4] = np.einsum("ip,pqo,jq->ijo", abs(outputs), sums, abs(outputs))
+    return result[:h, :w]
+
+
+CONV2D_SHAPES = [(1, 1), (3, 64), (17, 30), (20, 81), (32, 1), (33, 70), (64, 48), (70, 64)]
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("size", [(1, 1), (2, 7), (13, 19), (25, 40)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (4, 8), (13, 19), (6, 101), (25, 40)], ids=str)
 def test_conv2d_gives_the_same_bytes_everywhere_and_is_close_to_the_sum(kernel, size):
     rng = np.random.default_rng(4)
-    for channels, outputs in [(1, 1), (3, 64), (17, 30), (64, 48), (20, 81)]:
+    for channels, outputs in CONV2D_SHAPES:
         ops, weight, bias = conv_ops(rng, channels, outputs, kernel)
         image = rng.standard_normal((*size, channels)).astype(np.float32)
         results = [run_native(ops, "y", image, isa) for isa in ISAS]
         assert len({r.tobytes() for r in results}) == 1
         exact = reference._conv(image.astype(float), weight.astype(float)) + bias
-        size_of_terms = reference._conv(abs(image).astype(float), abs(weight).astype(float)) + abs(bias)
-        # every one of the K*K*I fused steps rounds a partial sum of at most that size
-        assert (abs(results[0] - exact) <= (kernel**2 * channels + 1) * 2**-24 * size_of_terms).all()
+        assert (abs(results[0] - exact) <= error_bound(image, weight, bias)).all()
+
+
+@pytest.mark.parametrize(("kernel", "times"), [(3, 2.5), (5, 6)])
+def test_cells_of_outputs_round_little_more_than_single_outputs(kernel, times):
+    """Root mean square error, against that of summing the products one by one in float32."""
+    rng = np.random.default_rng(11)
+    ops, weight, bias = conv_ops(rng, 64, 8, kernel)
+    image = rng.standard_normal((32, 32, 64)).astype(np.float32)
+    exact = reference._conv(image.astype(float), weight.astype(float)) + bias
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(image, ((2, 2), (2, 2), (0, 0))), (kernel, kernel), (0, 1)
+    )
+    windows = windows[2 - kernel // 2 :, 2 - kernel // 2 :][:32, :32].transpose(0, 1, 3, 4, 2)
+    one_by_one = np.broadcast_to(bias, exact.shape)
+    for tap in np.ndindex(kernel, kernel, 64):
+        term = windows[:, :, *tap, None].astype(float) * weight[:, *tap].astype(float)
+        one_by_one = (one_by_one + term).astype(np.float32)
+    error = np.sqrt(np.mean((run_native(ops, "y", image, ISAS[-1]) - exact) ** 2))
+    assert error <= times * np.sqrt(np.mean((one_by_one - exact) ** 2))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "codes only"])
+def test_ops_fused_into_cells_of_outputs(isa, kernel, stored):
+    rng = np.random.default_rng(12)
+    conv, _, _ = conv_ops(rng, 36, 36, kernel)
+    image = rng.standard_normal((11, 23, 36)).astype(np.float32)
+    eye = np.eye(36).reshape(36, 1, 1, 36)
+    ops = [*conv, ("relu", ["y"], "r", {}, {}), ("residual", ["image", "r"], "s", {"gain": 0.5}, {})]
+    ops += [(kind, [{"image": "s"}.get(x, x) for x in ins], {"y": "z"}.get(out, out), attrs, tensors)
+            for kind, ins, out, attrs, tensors in qconv_ops(eye, 4, 4, 0)]  # fmt: skip
+    if stored:
+        ops += [("residual", ["s", "z"], "t", {"gain": 0.25}, {})]
+    s = image * np.float32(0.5) + np.maximum(run_native(conv, "y", image, isa), 0)
+    codes = np.rint(np.clip(s, 0, 15))
+    wanted = s * np.float32(0.25) + codes if stored else codes
+    np.testing.assert_array_equal(run_native(ops, ops[-1][2], image, isa), wanted)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -258,6 +328,22 @@ def test_random_programs_give_the_same_bytes_however_they_run(seed):
             assert engine(image).tobytes() == expected, "after another size"
 
 
+def test_tiles_agree_where_outputs_round_together():
+    """Four convolutions in cells, one at twice the resolution."""
+    b = Builder(np.random.default_rng(13), True)
+    y = "image"
+    for outputs, kernel in [(36, 3), (33, 5), (40, 3), (128, 3)]:
+        tensors = {"weight": b.floats((outputs, kernel, kernel, b.channels[y]), 0.1), "bias": b.floats(outputs)}
+        y = b.add("conv2d", [y], outputs, {}, tensors)
+    y = b.add("pixel_shuffle", [y], 32, {"upscale": 2})
+    y = b.add("conv2d", [y], 3, {}, {"weight": b.floats((3, 3, 3, 32), 0.1), "bias": b.floats(3)})
+    model = PackedModel({}, {"full": Program(tuple(b.ops), y)}, b.tensors)
+    engine, image = Engine(model), np.random.default_rng(14).random((61, 83, 3)).astype(np.float32)
+    whole = engine(image)
+    for tile in [5, 8, 13, 16, 31]:
+        np.testing.assert_array_equal(engine(image, tile=tile), whole)
+
+
 def pass_through(kind, tap=1):
     """A convolution of 2 channels that copies the pixel at (tap - 1, tap - 1)."""
     eye = np.zeros((2, 3, 3, 2))
@@ -355,8 +441,8 @@ def test_the_body_is_fused(model):
         "qconv2d 3x3 64->64 W4A4 + residual + quantize: direct_ref",
         "qconv2d 3x3 64->64 W4A4 + relu + quantize: direct_ref",
         "qconv2d 3x3 64->64 W4A4 + residual: direct_ref",
-        "conv2d 3x3 64->64 + residual: float_ref",
-        "conv2d 5x5 64->48: float_ref",
+        "conv2d 3x3 64->64 + residual: winograd_ref",
+        "conv2d 5x5 64->48: winograd_ref",
         "pixel_shuffle",
     ]
     assert len(engine.step_seconds()) == 8

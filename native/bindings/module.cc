@@ -68,6 +68,7 @@ NB_MODULE(_native, m) {
   m.def("available_isas", &quantsr::available_isas);
   m.def("qconv_kernel_names", &quantsr::qconv_kernel_names, "isa"_a);
   m.def("vpdpbusd_peak", &quantsr::vpdpbusd_peak);
+  m.def("conv2d_in_cells", &quantsr::conv2d_in_cells, "kernel"_a, "in_channels"_a);
   nb::class_<quantsr::Engine>(m, "Engine")
       .def("__init__", &construct, "ops"_a, "output"_a, "image_channels"_a, "threads"_a, "isa"_a,
            "preferred_kernel"_a = "")

@@ -8,7 +8,7 @@ namespace {
 constexpr int kFirst = 0, kInner = 1, kLast = 2;  // classes of rows, and of columns
 
 // The direct kernel, as it takes lines of any length and any direction.
-const Conv2dKernel& line_kernel(Isa isa) { return choose_conv2d(isa); }
+const Conv2dKernel& line_kernel(Isa isa) { return direct_conv2d(isa); }
 
 template <class T>
 View<T> moved(const View<T>& view, int64_t y, int64_t x) {

@@ -80,7 +80,7 @@ class Fuser {
     const auto& sides = node.op->tensors.at("weight").shape;
     step_.kind = StepKind::conv2d;
     step_.shape = {channels, static_cast<int>(sides[0]), static_cast<int>(sides[1])};
-    step_.conv2d_kernel = &choose_conv2d(isa_);
+    step_.conv2d_kernel = &choose_conv2d(isa_, step_.shape);
     step_.kernel = step_.conv2d_kernel->name;
     step_.packed = step_.conv2d_kernel->prepare(step_.shape, node.floats("weight"), node.floats("bias"));
     describe_shape();
@@ -92,7 +92,7 @@ class Fuser {
     step_.kind = StepKind::edge_conv2d;
     step_.shape = {channels, static_cast<int>(sides[1]), static_cast<int>(sides[2])};
     const EdgeWeights weights{step_.shape, node.floats("weight"), node.floats("bias")};
-    step_.conv2d_kernel = &choose_conv2d(isa_);
+    step_.conv2d_kernel = &choose_conv2d(isa_, step_.shape);
     step_.kernel = step_.conv2d_kernel->name;
     step_.packed = step_.conv2d_kernel->prepare(step_.shape, weights.weight_of(kMiddle), weights.bias_of(kMiddle));
     step_.edges = prepare_edges(isa_, weights);

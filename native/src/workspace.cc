@@ -36,7 +36,7 @@ void Workspace::lay_out(const Slot& slot, int64_t height, int64_t width, bool ex
   b.width = checked_product(width, slot.scale);
   b.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
   const int64_t columns = (slot.whole_runs ? round_up(b.width, kPixelRun) : b.width) + 2 * slot.pad;
-  const int64_t rows = b.height + (slot.is_codes ? kRowRun - 1 : 0) + 2 * slot.pad;
+  const int64_t rows = b.height + (slot.whole_runs ? kRowRun - 1 : 0) + 2 * slot.pad;
   const int64_t below = slot.rows_below ? kPixelRun : 0;
   b.row_stride = checked_product(columns, b.pixel_stride);
   b.offset = slot.pad * (b.row_stride + b.pixel_stride);

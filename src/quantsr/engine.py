@@ -1,7 +1,9 @@
 """The native engine seen from Python: a packed model made ready to run, and tiling for images that are too big."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -9,9 +11,11 @@ from numpy.typing import NDArray
 
 from quantsr import _native
 from quantsr.packing.collapse import collapse_tail
-from quantsr.packing.ops import IMAGE_CHANNELS, Op, PackedModel, Program, receptive_radius, weight_codes
+from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program, trace, weight_codes
 
 Array = NDArray[np.float32]
+
+GRID = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
 
 
 class Engine:
@@ -49,21 +53,21 @@ class Engine:
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
         self.isa: str = self._native.isa
-        self.halo: int = receptive_radius(program, tensors)  # LR pixels
+        self.halo: int = _halo(program, tensors)  # LR pixels
 
     def __call__(self, image: Array, tile: int | None = None) -> Array:
         """The upscaled image.
 
         image: (H, W, 3) float32 RGB in [0, 1], any H and W from 1 on.
         tile: side of the square parts to run one after the other, in pixels of `image`; None runs all at once. Each
-        part is run with a border of `halo` pixels around it, so the result is the same, bit for bit; memory is bounded
-        by the tile, except for the result.
+        part is run with a border of at least `halo` pixels around it, so the result is the same, bit for bit; memory is
+        bounded by the tile, except for the result.
         Returns (upscale*H, upscale*W, 3) float32, not clamped. Raises ValueError for another shape or dtype, numbers
         that are not finite, or tile < 1; MemoryError if the buffers do not fit.
         """
         image = _checked(image)
         h, w, _ = image.shape
-        native = self._native if min(h, w) > 1 else self._narrow
+        native, halo = (self._native, self.halo) if min(h, w) > 1 else (self._narrow, _halo(*self._plain))
         if tile is None:
             return self._run(native, image)
         if tile < 1:
@@ -71,9 +75,10 @@ class Engine:
         s = self.upscale
         out = np.empty((h * s, w * s, IMAGE_CHANNELS), np.float32)
         for y, x in _corners(h, w, tile):
-            top, left = max(y - self.halo, 0), max(x - self.halo, 0)
             bottom, right = min(y + tile, h), min(x + tile, w)
-            part = self._run(native, np.ascontiguousarray(image[top : bottom + self.halo, left : right + self.halo]))
+            top, left = (max(_down(side) - halo, 0) for side in (y, x))
+            end, last = (_up(side) + halo for side in (bottom, right))
+            part = self._run(native, np.ascontiguousarray(image[top:end, left:last]))
             kept = part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
             out[y * s : bottom * s, x * s : right * s] = kept
         return out
@@ -136,6 +141,33 @@ def _checked(image: Array) -> Array:
     if not np.isfinite(image).all():
         raise ValueError("image: wanted finite numbers, got NaN or infinity")
     return np.ascontiguousarray(image)
+
+
+def _down(pixels: int) -> int:
+    return pixels // GRID * GRID
+
+
+def _up(pixels: int | Fraction) -> int:
+    return math.ceil(pixels / GRID) * GRID
+
+
+def _halo(program: Program, tensors: Mapping[str, np.ndarray]) -> int:
+    """How many LR pixels around a part of whole grid cells its result depends on, bit for bit; whole grid cells.
+
+    More than the receptive radius: where a convolution computes cells of GRID x GRID outputs at once, the rounding of
+    each output depends on all inputs of its cell.
+    """
+    steps = list(trace(program, tensors))
+    halo = {program.output: Fraction(0)}  # around each value, in LR pixels, from the last op to the first
+    for step in reversed(steps):
+        around, factor = halo[step.op.output], step.inputs[0].factor
+        kernel = step.dims.get("K", 1)
+        reach = max(kernel // 2, 1 if "E" in step.dims else 0)  # a pixel's class depends on its neighbours' being there
+        if step.op.kind in ("conv2d", "edge_conv2d") and _native.conv2d_in_cells(kernel, step.inputs[0].channels):
+            around = Fraction(_up(around * factor), factor)
+        for name in step.op.inputs:
+            halo[name] = max(halo.get(name, Fraction(0)), around + Fraction(reach, factor))
+    return _up(halo[IMAGE])
 
 
 def _corners(height: int, width: int, tile: int) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,10 @@ std::vector<std::string> qconv_kernel_names(const std::string& isa);
 // it.
 double vpdpbusd_peak();
 
+// Whether a float convolution of this shape computes cells of 4 x 4 outputs, aligned to the image's corner. Then each
+// output's rounding depends on all inputs of its cell, with any instruction set.
+bool conv2d_in_cells(int kernel, int in_channels);
+
 // Every defect of a program or an argument is a std::invalid_argument that says what was wanted and what was got.
 class Engine {
  public:

@@ -48,12 +48,26 @@ const QConvKernel kQConv[] = {
 #endif
 };
 
+template <int Panel>
+PackedConv winograd_panels(const ConvShape& shape, const float* weights, const float* bias) {
+  return pack_conv2d_winograd(shape, weights, bias, Panel);
+}
+
+bool any_shape(const ConvShape&) { return true; }
+
+// Of fewer inputs the transforms cost more than they save.
+bool fits_winograd(const ConvShape& s) { return (s.kernel == 3 || s.kernel == 5) && s.in_channels >= 32; }
+
 const Conv2dKernel kConv2d[] = {
-    {"float_ref", Isa::ref, pack_conv2d_plain, conv2d_ref},
+    {"winograd_ref", Isa::ref, fits_winograd, winograd_panels<1>, conv2d_winograd_ref},
+    {"float_ref", Isa::ref, any_shape, pack_conv2d_plain, conv2d_ref},
 #ifdef QUANTSR_X86
-    {"float_avx2", Isa::avx2, conv2d_panels<16>, conv2d_avx2},
-    {"float_avx512vnni", Isa::avx512vnni, conv2d_panels<64>, conv2d_avx512vnni},
-    {"float_avx512vnni", Isa::amx, conv2d_panels<64>, conv2d_avx512vnni},
+    {"winograd_avx2", Isa::avx2, fits_winograd, winograd_panels<16>, conv2d_winograd_avx2},
+    {"float_avx2", Isa::avx2, any_shape, conv2d_panels<16>, conv2d_avx2},
+    {"winograd_avx512vnni", Isa::avx512vnni, fits_winograd, winograd_panels<64>, conv2d_winograd_avx512vnni},
+    {"float_avx512vnni", Isa::avx512vnni, any_shape, conv2d_panels<64>, conv2d_avx512vnni},
+    {"winograd_avx512vnni", Isa::amx, fits_winograd, winograd_panels<64>, conv2d_winograd_avx512vnni},
+    {"float_avx512vnni", Isa::amx, any_shape, conv2d_panels<64>, conv2d_avx512vnni},
 #endif
 #ifdef QUANTSR_ARM
     {"float_neon", Isa::neon, conv2d_panels<16>, conv2d_neon},
@@ -137,9 +151,20 @@ std::vector<std::string> qconv_kernel_names(const std::string& isa) {
   return names;
 }
 
-const Conv2dKernel& choose_conv2d(Isa isa) {
+std::vector<const Conv2dKernel*> conv2d_kernels(Isa isa) {
+  std::vector<const Conv2dKernel*> found;
   for (const Conv2dKernel& kernel : kConv2d)
-    if (kernel.isa == isa) return kernel;
+    if (kernel.isa == isa) found.push_back(&kernel);
+  return found;
+}
+
+bool conv2d_in_cells(int kernel, int in_channels) { return fits_winograd({in_channels, 0, kernel}); }
+
+const Conv2dKernel& direct_conv2d(Isa isa) { return *conv2d_kernels(isa).back(); }
+
+const Conv2dKernel& choose_conv2d(Isa isa, const ConvShape& shape) {
+  for (const Conv2dKernel* kernel : conv2d_kernels(isa))
+    if (kernel->fits(shape)) return *kernel;
   fail("conv2d", std::string("a kernel for ") + isa_name(isa), "none");
 }
 

@@ -18,7 +18,7 @@ enum class Isa { ref, avx2, avx512vnni, amx, neon };
 // Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
 // that a convolution reads have rows of a multiple of it.
 constexpr int kPixelRun = 12;
-// Rows are shared out in bands of this many; a kernel may read codes of up to so many rows at once.
+// Rows are shared out in bands of this many; a kernel may read up to so many rows at once.
 constexpr int kRowRun = 4;
 // Kernels may read this many codes behind the last row: 16 pixels of up to 64 channels beyond a whole run, and a bit.
 constexpr int kReadBehind = 2048;
@@ -74,6 +74,7 @@ struct QConvKernel {
 struct Conv2dKernel {
   const char* name;
   Isa isa;
+  bool (*fits)(const ConvShape&);  // the same for all instruction sets, because the shape decides the result's rounding
   PackedConv (*prepare)(const ConvShape&, const float* weights, const float* bias);  // weights: (O, K, K, I)
   RunConv2d run;
 };
@@ -82,7 +83,9 @@ struct Conv2dKernel {
 std::vector<const QConvKernel*> qconv_kernels(Isa isa);
 // The one called `preferred` if it fits, else the best that fits; never one of another instruction set.
 const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred);
-const Conv2dKernel& choose_conv2d(Isa isa);
+std::vector<const Conv2dKernel*> conv2d_kernels(Isa isa);
+const Conv2dKernel& choose_conv2d(Isa isa, const ConvShape& shape);  // the first that fits
+const Conv2dKernel& direct_conv2d(Isa isa);                          // the last; it fits all shapes
 
 // The instruction set to use: `wanted`, else $QUANTSR_ISA, else the fastest one. Unknown or unavailable is an error.
 Isa choose_isa(const std::string& wanted);
@@ -102,5 +105,8 @@ void conv2d_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch
 void conv2d_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_neon(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_winograd_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_winograd_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_winograd_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 
 }  // namespace quantsr

@@ -1,4 +1,4 @@
-// Weight layouts of the direct kernels.
+// Weight layouts of the kernels.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -15,5 +15,8 @@ PackedConv pack_conv2d_plain(const ConvShape& shape, const float* weights, const
 // padded alike, the taps of a kernel row are one run of inputs, in the weights and in the image.
 PackedConv pack_qconv_panels(const ConvShape& shape, const int8_t* weights, int panel);
 PackedConv pack_conv2d_panels(const ConvShape& shape, const float* weights, const float* bias, int panel);
+
+// For tiles of 4 x 4 outputs and kernels of 3 or 5: panels like those, [position][input][output].
+PackedConv pack_conv2d_winograd(const ConvShape& shape, const float* weights, const float* bias, int panel);
 
 }  // namespace quantsr
