@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantsr import _native, reference
-from quantsr.engine import Engine, _native_op, available_isas, qconv_kernel_names
+from quantsr.engine import Engine, native_op, available_isas, qconv_kernel_names
 from quantsr.packing import bits
 from quantsr.packing.ops import Op, PackedModel, Program, trace
 
@@ -420,7 +420,7 @@ def test_a_network_equals_the_reference_up_to_its_last_codes(model):
     body = Program(ops[:last], ops[last - 1].output)
     expected = reference.run(body, tensors, image)
     for isa in ISAS:
-        got = run_native([_native_op(op, tensors) for op in body.ops], body.output, image, isa)
+        got = run_native([native_op(op, tensors) for op in body.ops], body.output, image, isa)
         assert got.tobytes() == expected.tobytes()
 
 

@@ -70,7 +70,8 @@ const Conv2dKernel kConv2d[] = {
     {"float_avx512vnni", Isa::amx, any_shape, conv2d_panels<64>, conv2d_avx512vnni},
 #endif
 #ifdef QUANTSR_ARM
-    {"float_neon", Isa::neon, conv2d_panels<16>, conv2d_neon},
+    {"winograd_ref", Isa::neon, fits_winograd, winograd_panels<1>, conv2d_winograd_ref},
+    {"float_neon", Isa::neon, any_shape, conv2d_panels<16>, conv2d_neon},
 #endif
 };
 
