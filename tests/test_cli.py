@@ -1,6 +1,9 @@
 """The commands, run in process on a tiny model; what a user sees, and the exit codes."""
 
+import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 import quantsr
 from quantsr import images, zoo
 from quantsr.cli import main
+from quantsr.commands.common import NONE_DONE, size_in_bytes
 from quantsr.packing import write
 
 
@@ -48,6 +52,42 @@ def test_depth_tile_and_threads(model: Path, photo: Path, depth: str) -> None:
     assert upscale(photo, "-o", whole, "-n", model, "--depth", depth, "--threads", 1) == 0
     assert upscale(photo, "-o", tiled, "-n", model, "--depth", depth, "--threads", 2, "--tile", 7) == 0
     assert whole.read_bytes() == tiled.read_bytes()
+
+
+def test_memory(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, bounded = photo.parent / "whole.png", photo.parent / "bounded.png"
+    assert upscale(photo, "-o", whole, "-n", model) == 0
+    assert upscale(photo, "-o", bounded, "-n", model, "--memory", "200MiB") == 0
+    assert whole.read_bytes() == bounded.read_bytes()
+    assert upscale(photo, "-o", photo.parent / "none.png", "-n", model, "--memory", "1MB") == NONE_DONE
+    assert "got --memory 0 MiB, wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, expected", [("1GiB", 2**30), ("800MB", 800 * 10**6), ("1.5GiB", 3 * 2**29), ("512", 512), ("2k", 2000)]
+)
+def test_amounts_of_memory(text: str, expected: int) -> None:
+    assert size_in_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "lots", "1XB", "-1GB", "1.2.3GB"])
+def test_amounts_of_memory_that_are_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 800MB"):
+        size_in_bytes(text)
+
+
+@pytest.mark.slow
+def test_a_result_of_100_megapixels_within_a_gibibyte(tmp_path: Path) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (250, 250, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((2500, 2500)).save(tmp_path / "big.png")
+    command = ["upscale", "big.png", "-o", "out.jpg", "--depth", "quarter", "--memory", "1GiB"]
+    script = f"import sys, resource; from quantsr.cli import main; code = main({command})\n"
+    script += "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    code, peak = done.stdout.split()[-2:]
+    assert int(code) == 0 and int(peak) < 2**20  # KiB
+    with Image.open(tmp_path / "out.jpg") as out:
+        assert out.size == (10000, 10000)
 
 
 def test_many_inputs_go_into_a_folder_and_keep_their_format(model: Path, photo: Path) -> None:

@@ -28,8 +28,19 @@ def test_large_pictures_are_tiled_with_the_same_result(model: Model, monkeypatch
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     whole = model.upscale(image)
     monkeypatch.setattr(quantsr.model, "WHOLE_SIDE", 45)
-    monkeypatch.setattr(quantsr.model, "TILE", 16)
+    monkeypatch.setattr(quantsr.model, "MAX_TILE", 16)
     np.testing.assert_array_equal(model.upscale(image), whole)
+
+
+def test_memory_bounds_the_tile_and_never_changes_the_result(model: Model) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    engine = model.engine("full")
+    tiles = [engine.tile_within(memory) for memory in (2 << 20, 4 << 20, 1 << 30)]
+    assert tiles == sorted(tiles) and tiles[0] < tiles[1] and tiles[2] == quantsr.engine.MAX_TILE
+    np.testing.assert_array_equal(model.upscale(image, memory=2 << 20), model.upscale(image))
+    with pytest.raises(quantsr.engine.TooLittleMemory) as error:
+        model.upscale(image, memory=1000 + image.size * 4)
+    assert engine.tile_within(1000 + error.value.lacking) > 0
 
 
 def test_depths_deepest_first(model: Model) -> None:

@@ -73,6 +73,7 @@ NB_MODULE(_native, m) {
       .def("__init__", &construct, "ops"_a, "output"_a, "image_channels"_a, "threads"_a, "isa"_a,
            "preferred_kernel"_a = "")
       .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert())
+      .def("workspace_bytes", &quantsr::Engine::workspace_bytes, "height"_a, "width"_a)
       .def("describe", &quantsr::Engine::describe)
       .def("step_seconds", &quantsr::Engine::step_seconds)
       .def_prop_ro("upscale", &quantsr::Engine::upscale)

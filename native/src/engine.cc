@@ -48,6 +48,10 @@ int Engine::image_channels() const { return state_->plan.slots[state_->plan.imag
 std::string Engine::isa() const { return isa_name(state_->plan.isa); }
 int Engine::threads() const { return state_->pool.threads(); }
 
+int64_t Engine::workspace_bytes(int64_t height, int64_t width) const {
+  return Workspace::bytes(state_->plan, height, width);
+}
+
 void Engine::run(const float* image, int64_t height, int64_t width, float* out) {
   if (height < 1 || height > kMaxSide) fail("image height", "1..2^24", height);
   if (width < 1 || width > kMaxSide) fail("image width", "1..2^24", width);

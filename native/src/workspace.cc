@@ -1,6 +1,7 @@
 #include "workspace.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "error.h"
 
@@ -31,33 +32,48 @@ void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int
 
 }  // namespace
 
-void Workspace::lay_out(const Slot& slot, int64_t height, int64_t width, bool external, Buffer& b) {
-  b.height = checked_product(height, slot.scale);
-  b.width = checked_product(width, slot.scale);
-  b.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
-  const int64_t columns = (slot.whole_runs ? round_up(b.width, kPixelRun) : b.width) + 2 * slot.pad;
-  const int64_t rows = b.height + (slot.whole_runs ? kRowRun - 1 : 0) + 2 * slot.pad;
+Workspace::Layout Workspace::layout(const Slot& slot, int64_t height, int64_t width) {
+  Layout l;
+  l.height = checked_product(height, slot.scale);
+  l.width = checked_product(width, slot.scale);
+  l.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
+  const int64_t columns = (slot.whole_runs ? round_up(l.width, kPixelRun) : l.width) + 2 * slot.pad;
+  const int64_t rows = l.height + (slot.whole_runs ? kRowRun - 1 : 0) + 2 * slot.pad;
   const int64_t below = slot.rows_below ? kPixelRun : 0;
-  b.row_stride = checked_product(columns, b.pixel_stride);
-  b.offset = slot.pad * (b.row_stride + b.pixel_stride);
-  const int64_t total = checked_product(rows + below, b.row_stride) + (slot.is_codes ? kReadBehind : 0);
-  if (external) return;
-  if (slot.is_codes) {
-    if (static_cast<int64_t>(b.codes.size()) < total) b.codes = AlignedArray<uint8_t>(total);
-    fill_border(b.codes.data(), total, b.offset, b.row_stride, b.height, b.width * b.pixel_stride,
-                static_cast<uint8_t>(slot.zero));
-  } else {
-    if (static_cast<int64_t>(b.floats.size()) < total) b.floats = AlignedArray<float>(total);
-    fill_border(b.floats.data(), total, b.offset, b.row_stride, b.height, b.width * b.pixel_stride, 0.0f);
-  }
+  l.row_stride = checked_product(columns, l.pixel_stride);
+  l.offset = slot.pad * (l.row_stride + l.pixel_stride);
+  l.total = checked_product(rows + below, l.row_stride) + (slot.is_codes ? kReadBehind : 0);
+  return l;
+}
+
+void Workspace::make_room(const Slot& slot, Buffer& b) {
+  const Layout& l = b.layout;
+  const auto fill = [&](auto& array, auto value) {
+    if (static_cast<int64_t>(array.size()) < l.total) {
+      array = {};  // gives the old memory back before it takes the new
+      array = std::decay_t<decltype(array)>(l.total);
+    }
+    fill_border(array.data(), l.total, l.offset, l.row_stride, l.height, l.width * l.pixel_stride, value);
+  };
+  slot.is_codes ? fill(b.codes, static_cast<uint8_t>(slot.zero)) : fill(b.floats, 0.0f);
+}
+
+int64_t Workspace::bytes(const Plan& plan, int64_t height, int64_t width) {
+  int64_t sum = 0;
+  for (size_t i = 0; i < plan.slots.size(); ++i)
+    if (static_cast<int>(i) != plan.output_slot)
+      sum += layout(plan.slots[i], height, width).total * (plan.slots[i].is_codes ? 1 : int64_t{sizeof(float)});
+  return sum;
 }
 
 void Workspace::prepare(const Plan& plan, int64_t height, int64_t width) {
   if (height == height_ && width == width_) return;
   height_ = width_ = 0;  // so that a failure below is not taken for done
   buffers_.resize(plan.slots.size());
-  for (size_t i = 0; i < buffers_.size(); ++i)
-    lay_out(plan.slots[i], height, width, static_cast<int>(i) == plan.output_slot, buffers_[i]);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    buffers_[i].layout = layout(plan.slots[i], height, width);
+    if (static_cast<int>(i) != plan.output_slot) make_room(plan.slots[i], buffers_[i]);
+  }
   height_ = height;
   width_ = width;
 }
@@ -71,12 +87,12 @@ void Workspace::prepare_scratch(const Plan& plan, int threads) {
 View<float> Workspace::floats(int slot) const {
   const Buffer& b = buffers_[slot];
   float* data = b.external ? b.external : const_cast<float*>(b.floats.data());
-  return {data + b.offset, b.row_stride, b.pixel_stride};
+  return {data + b.layout.offset, b.layout.row_stride, b.layout.pixel_stride};
 }
 
 View<uint8_t> Workspace::codes(int slot) const {
   const Buffer& b = buffers_[slot];
-  return {const_cast<uint8_t*>(b.codes.data()) + b.offset, b.row_stride, b.pixel_stride};
+  return {const_cast<uint8_t*>(b.codes.data()) + b.layout.offset, b.layout.row_stride, b.layout.pixel_stride};
 }
 
 }  // namespace quantsr

@@ -13,10 +13,13 @@ class Workspace {
   // Makes room for an image of height x width and fills the borders. Cheap if nothing changed since the last call.
   void prepare(const Plan& plan, int64_t height, int64_t width);
 
+  // What `prepare` takes for an image of this size.
+  static int64_t bytes(const Plan& plan, int64_t height, int64_t width);
+
   View<float> floats(int slot) const;
   View<uint8_t> codes(int slot) const;
-  int64_t height(int slot) const { return buffers_[slot].height; }
-  int64_t width(int slot) const { return buffers_[slot].width; }
+  int64_t height(int slot) const { return buffers_[slot].layout.height; }
+  int64_t width(int slot) const { return buffers_[slot].layout.width; }
 
   // The output slot's memory is the caller's: dense rows of pixels.
   void set_output(int slot, float* out) { buffers_[slot].external = out; }
@@ -25,14 +28,18 @@ class Workspace {
   void prepare_scratch(const Plan& plan, int threads);
 
  private:
+  struct Layout {
+    int64_t height, width, pixel_stride, row_stride, offset, total;  // elements
+  };
   struct Buffer {
-    int64_t height, width, pixel_stride, row_stride, offset;  // elements
+    Layout layout;
     AlignedArray<float> floats;
     AlignedArray<uint8_t> codes;
     float* external = nullptr;
   };
 
-  static void lay_out(const Slot& slot, int64_t height, int64_t width, bool external, Buffer& buffer);
+  static Layout layout(const Slot& slot, int64_t height, int64_t width);
+  static void make_room(const Slot& slot, Buffer& buffer);
 
   std::vector<Buffer> buffers_;
   AlignedArray<std::byte> scratch_;

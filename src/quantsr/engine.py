@@ -15,7 +15,16 @@ from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program,
 
 Array = NDArray[np.float32]
 
+MAX_TILE = 512  # LR pixels: larger ones gain nothing
 GRID = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
+
+
+class TooLittleMemory(ValueError):
+    """lacking: how many bytes more the smallest tile needs."""
+
+    def __init__(self, needed: int, got: int) -> None:
+        super().__init__(f"memory: wanted at least {needed} bytes for the smallest tile, got {got}")
+        self.lacking = needed - got
 
 
 class Engine:
@@ -66,22 +75,42 @@ class Engine:
         that are not finite, or tile < 1; MemoryError if the buffers do not fit.
         """
         image = _checked(image)
-        h, w, _ = image.shape
-        native, halo = (self._native, self.halo) if min(h, w) > 1 else (self._narrow, _halo(*self._plain))
         if tile is None:
-            return self._run(native, image)
+            return self._run(self._native_for(image), image)
+        h, w, _ = image.shape
+        out = np.empty((h * self.upscale, w * self.upscale, IMAGE_CHANNELS), np.float32)
+        for y, x, part in self.parts(image, tile):
+            out[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return out
+
+    def parts(self, image: Array, tile: int) -> Iterator[tuple[int, int, Array]]:
+        """The upscaled image in parts, for results that need not be in memory as floats: (y, x, part), where y and x
+        count pixels of the result. Arguments and errors as for a call.
+        """
+        image = _checked(image)
         if tile < 1:
             raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
-        s = self.upscale
-        out = np.empty((h * s, w * s, IMAGE_CHANNELS), np.float32)
+        native = self._native_for(image)
+        halo = self.halo if native is self._native else _halo(*self._plain)
+        (h, w, _), s = image.shape, self.upscale
         for y, x in _corners(h, w, tile):
             bottom, right = min(y + tile, h), min(x + tile, w)
             top, left = (max(_down(side) - halo, 0) for side in (y, x))
             end, last = (_up(side) + halo for side in (bottom, right))
             part = self._run(native, np.ascontiguousarray(image[top:end, left:last]))
-            kept = part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
-            out[y * s : bottom * s, x * s : right * s] = kept
-        return out
+            yield y * s, x * s, part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
+
+    def tile_within(self, memory: int) -> int:
+        """The largest `tile` (at most MAX_TILE) with which a call takes no more than `memory` bytes, besides image and
+        whole result. Raises TooLittleMemory if not even the smallest does.
+        """
+        for tile in range(MAX_TILE, 0, -GRID):
+            side = tile + 2 * self.halo + 2 * GRID
+            part = 4 * IMAGE_CHANNELS * side**2 * (1 + self.upscale**2)  # in and out
+            needed = self._native.workspace_bytes(side, side) + 2 * part  # and out once more while it is converted
+            if needed <= memory:
+                return tile
+        raise TooLittleMemory(needed, memory)
 
     def describe(self) -> list[str]:
         """One line per step: the ops fused into it and the kernel that runs it."""
@@ -90,6 +119,9 @@ class Engine:
     def step_seconds(self) -> list[float]:
         """Seconds that each step of `describe()` took in the last run (of the last tile)."""
         return self._native.step_seconds()
+
+    def _native_for(self, image: Array) -> _native.Engine:
+        return self._native if min(image.shape[:2]) > 1 else self._narrow
 
     @cached_property
     def _narrow(self) -> _native.Engine:

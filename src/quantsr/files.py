@@ -3,16 +3,21 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before."""
+def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
+    """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before.
+
+    data: the content, or what writes it into an open file.
+    """
     path = Path(path)
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
     try:
-        with open(beside, "xb") as file:
-            file.write(data)
+        with open(beside, "x+b") as file:
+            data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -4,7 +4,6 @@ Layout is HWC, colour is RGB. The papers' low-resolution images were made with M
 `downscale` repeats it sample for sample, because another resizer moves PSNR by more than most methods gain.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,9 +93,8 @@ def write(path: str | os.PathLike[str], image: UInt8, **options: Any) -> None:
     options = ENCODER_DEFAULTS.get(kind, {}) | options
     if kind == "TIFF":
         options.pop("exif", None)  # a camera's EXIF block holds tags that Pillow's TIFF encoder refuses
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, format=kind, **options)
-    write_atomically(path, encoded.getvalue())
+    picture = Image.fromarray(image)
+    write_atomically(path, lambda file: picture.save(file, format=kind, **options))
 
 
 def to_float(image: UInt8) -> Float32:
@@ -106,7 +104,9 @@ def to_float(image: UInt8) -> Float32:
 
 def to_uint8(image: NDArray[np.floating]) -> UInt8:
     """float [0, 1] -> uint8: clamp, times 255, round half to even. Same shape."""
-    return np.rint(np.clip(image, 0, 1) * image.dtype.type(255)).astype(np.uint8)
+    levels = np.clip(image, 0, 1)
+    levels *= image.dtype.type(255)
+    return np.rint(levels, out=levels).astype(np.uint8)
 
 
 def luma(image: UInt8) -> Float64:

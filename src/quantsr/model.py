@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from quantsr import images, zoo
-from quantsr.engine import Engine
+from quantsr.engine import MAX_TILE, Engine
 from quantsr.images import UInt8
 from quantsr.packing.ops import PackedModel
 
 WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with the same result
-TILE = 512
 
 
 class Model:
@@ -46,17 +45,27 @@ class Model:
         """How many times larger the result is on each side: 2, 3 or 4."""
         return int(self.packed.info["upscale"])
 
-    def upscale(self, image: UInt8, depth: str = "full", tile: int | None = None) -> UInt8:
+    def upscale(
+        self, image: UInt8, depth: str = "full", tile: int | None = None, memory: int | None = None
+    ) -> UInt8:
         """uint8 RGB (H, W, 3), any size from 1x1 -> uint8 RGB (H*scale, W*scale, 3).
 
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
-        changes the result. Raises ValueError for another dtype, shape or depth.
+        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. Raises
+        ValueError for another dtype, shape or depth, or too little memory.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"got {image.dtype} {image.shape}, wanted uint8 RGB (H, W, 3)")
-        if tile is None and max(image.shape[:2]) > WHOLE_SIDE:
-            tile = TILE
-        return images.to_uint8(self.engine(depth)(images.to_float(image), tile=tile))
+        engine = self.engine(depth)
+        floats = images.to_float(image)
+        if memory is not None:
+            tile = min(tile or MAX_TILE, engine.tile_within(memory - floats.nbytes))
+        if tile is None:
+            tile = max(image.shape[:2]) if max(image.shape[:2]) <= WHOLE_SIDE else MAX_TILE
+        result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, 3), np.uint8)
+        for y, x, part in engine.parts(floats, tile):
+            result[y : y + part.shape[0], x : x + part.shape[1]] = images.to_uint8(part)
+        return result
 
 
 def load(name_or_path: str | Path, threads: int | None = None) -> Model:

@@ -44,6 +44,9 @@ class Engine {
   // float32. Calls from several threads run one after the other.
   void run(const float* image, int64_t height, int64_t width, float* out);
 
+  // Bytes of buffers that run() takes for an image of this size, besides image and result.
+  int64_t workspace_bytes(int64_t height, int64_t width) const;
+
   // One line per step of the plan: the ops fused into it, its shape and its kernel.
   std::vector<std::string> describe() const;
 

@@ -1,6 +1,7 @@
 """What the commands share: failures with an exit code, and common options."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,17 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
     return value
+
+
+def size_in_bytes(text: str) -> int:
+    """argparse type: an amount of memory such as 800MB, 1GiB or 1.5GiB."""
+    match = re.fullmatch(r"([0-9.]+)\s*([kKMGT]?)(i?)B?", text)
+    try:
+        assert match is not None
+        power = " KMGT".index(match[2].upper() or " ")
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    except (AssertionError, ValueError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted an amount such as 800MB or 1GiB") from None
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -21,10 +21,15 @@ from quantsr.commands.common import (
     add_model,
     add_threads,
     positive,
+    size_in_bytes,
     usage_errors,
 )
+from quantsr.engine import TooLittleMemory
 from quantsr.model import Model, load
 from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
+
+MIB = 1 << 20
+PROGRAM_BYTES = 80 * MIB  # the interpreter with its libraries, and a model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, required=False)
     parser.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
     parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
+    parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
     parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
     add_threads(parser)
 
@@ -87,11 +93,22 @@ def _upscale_file(args: argparse.Namespace, model: Model, source: Path, target: 
         if not args.force:
             raise FileExistsError(f"{source}: {target} exists; pass --force to overwrite it")
     pixels, metadata = images.read_photo(source)
-    result = model.upscale(pixels, depth=args.depth, tile=args.tile)
+    memory = args.memory and args.memory - _taken(pixels, model.scale)
+    try:
+        result = model.upscale(pixels, depth=args.depth, tile=args.tile, memory=memory)
+    except TooLittleMemory as error:
+        wanted = (args.memory + error.lacking) // MIB + 1
+        raise images.ImageError(f"{source}: got --memory {args.memory // MIB} MiB, wanted {wanted} MiB") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     images.write(target, result, **metadata)
     height, width = result.shape[:2]
     print(f"{source} -> {target}  {width}x{height}  {time.monotonic() - start:.1f} s", flush=True)
+
+
+def _taken(pixels: images.UInt8, scale: int) -> int:
+    """Bytes of memory that are needed whatever the tile: program, picture, result, and the encoder's copy of it."""
+    encoder = 4 * pixels.shape[0] * pixels.shape[1] * scale**2  # Pillow keeps 4 bytes for a pixel
+    return PROGRAM_BYTES + pixels.nbytes * (1 + scale**2) + encoder
 
 
 def _progress(console: Console) -> Progress:
