@@ -20,4 +20,4 @@ def test_sanitized_engine(sanitizer, tmp_path):
     options = ["-DQUANTSR_PYTHON=OFF", "-DQUANTSR_TESTS=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *OPTIONS[sanitizer]]
     subprocess.run(["cmake", "-S", ROOT, "-B", tmp_path, *options], check=True)
     subprocess.run(["cmake", "--build", tmp_path, "-j2"], check=True)
-    subprocess.run([tmp_path / "test_engine"], check=True)
+    subprocess.run(["ctest", "--test-dir", tmp_path, "--output-on-failure"], check=True)
