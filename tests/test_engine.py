@@ -448,6 +448,21 @@ def test_the_body_is_fused(model):
     assert len(engine.step_seconds()) == 8
 
 
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_a_shuffle_takes_along_an_affine(upscale, channels):
+    rng = np.random.default_rng(15)
+    x = rng.standard_normal((5, 7, channels * upscale**2)).astype(np.float32)
+    scale, offset = rng.standard_normal((2, channels)).astype(np.float32)
+    affine = ("affine", ["y"], "z", {}, {"scale": scale, "offset": offset})
+    ops = [("pixel_shuffle", ["image"], "y", {"upscale": upscale}, {}), affine]
+    blocks = x.reshape(5, 7, channels, upscale, upscale).transpose(0, 3, 1, 4, 2)
+    shuffled = blocks.reshape(5 * upscale, 7 * upscale, channels)
+    np.testing.assert_array_equal(run_native(ops[:1], "y", x, "ref"), shuffled)
+    np.testing.assert_array_equal(run_native(ops, "z", x, "ref"), shuffled * scale + offset)
+    assert _native.Engine(ops, "z", x.shape[2], 1, "ref").describe() == ["pixel_shuffle + affine"]
+
+
 def test_calls_from_several_threads(model):
     engine, rng = Engine(model, threads=2), np.random.default_rng(9)
     images = [rng.random((int(h), 9, 3)).astype(np.float32) for h in rng.integers(1, 20, 12)]

@@ -1,5 +1,6 @@
 // Fusion. A convolution takes along the ops behind it, in the order of its epilogue: relu, residual, quantize. Each is
 // taken only if nothing else reads the value between; a value that the quantizer and others read is stored as well.
+// A pixel_shuffle takes along an affine.
 #include "plan.h"
 
 #include <algorithm>
@@ -73,6 +74,7 @@ class Fuser {
       case OpKind::pixel_shuffle:
         step_.kind = StepKind::pixel_shuffle;
         step_.upscale = static_cast<int>(node.attr("upscale"));
+        take_affine();
     }
   }
 
@@ -130,6 +132,15 @@ class Fuser {
     done_[i] = true;
     step_.text += " + " + graph_.nodes[i].op->kind;
     uses_.out = graph_.nodes[i].output;
+  }
+
+  void take_affine() {
+    const int i = only_user(uses_.out, OpKind::affine);
+    if (i < 0) return;
+    const Node& node = graph_.nodes[i];
+    take(i);
+    step_.mul = padded(node.floats("scale"), graph_.values[node.output].channels);
+    step_.bias = padded(node.floats("offset"), graph_.values[node.output].channels);
   }
 
   void take_followers() {

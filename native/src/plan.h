@@ -41,7 +41,7 @@ struct Step {
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
   EdgeKernels edges;              // edge_conv2d: the other classes of pixels
-  AlignedArray<float> mul, bias;  // qconv2d; affine's scale and offset
+  AlignedArray<float> mul, bias;  // qconv2d; an affine's scale and offset
   AlignedArray<float> offset;     // of the quantizer
 };
 

@@ -97,7 +97,8 @@ void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t
     case StepKind::quantize:
       return quantize_row(x, step.inv, step.offset.data(), step.levels, space.codes(step.codes), y, width, channels);
     case StepKind::pixel_shuffle:
-      return pixel_shuffle_row(x, step.upscale, space.floats(step.out), y, width, plan.slots[step.out].channels);
+      return pixel_shuffle_row(x, step.upscale, step.mul.data(), step.bias.data(), space.floats(step.out), y, width,
+                               plan.slots[step.out].channels);
     default: return;
   }
 }
