@@ -16,11 +16,11 @@ void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t
     for (int g = 0; g < 4; ++g) acc[r][g] = vld1q_f32(job.bias + o + 4 * g);
 
   const int k = job.shape.kernel;
-  const int64_t pixel = job.in.pixel_stride;
+  const int64_t pixel = job.in.pixel_stride, run = int64_t{k} * job.shape.in_channels;
   const float* corner = job.in.origin + (y - k / 2) * job.in.row_stride + (x - k / 2) * pixel;
   for (int ky = 0; ky < k; ++ky) {
     const float* a = corner + ky * job.in.row_stride;
-    for (int64_t i = 0; i < k * pixel; ++i, ++a, weights += 16) {  // pixels are dense: kx and input in one
+    for (int64_t i = 0; i < run; ++i, ++a, weights += 16) {  // pixels are dense: kx and input in one
       float32x4_t w[4];
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) w[g] = vld1q_f32(weights + 4 * g);
