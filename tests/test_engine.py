@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantsr import _native, reference
-from quantsr.engine import Engine, native_op, available_isas, qconv_kernel_names
+from quantsr.engine import Engine, available_isas, native_op, qconv_kernel_names
 from quantsr.packing import bits
 from quantsr.packing.ops import Op, PackedModel, Program, trace
 
