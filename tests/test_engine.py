@@ -330,7 +330,7 @@ def test_random_programs_give_the_same_bytes_however_they_run(seed):
 
 def test_tiles_agree_where_outputs_round_together():
     """Four convolutions in cells, one at twice the resolution."""
-    b = Builder(np.random.default_rng(13), True)
+    b = Builder(np.random.default_rng(13), 64)
     y = "image"
     for outputs, kernel in [(36, 3), (33, 5), (40, 3), (128, 3)]:
         tensors = {"weight": b.floats((outputs, kernel, kernel, b.channels[y]), 0.1), "bias": b.floats(outputs)}

@@ -7,9 +7,6 @@ namespace {
 
 constexpr int kFirst = 0, kInner = 1, kLast = 2;  // classes of rows, and of columns
 
-// The direct kernel, as it takes lines of any length and any direction.
-const Conv2dKernel& line_kernel(Isa isa) { return direct_conv2d(isa); }
-
 template <class T>
 View<T> moved(const View<T>& view, int64_t y, int64_t x) {
   return {view.origin + y * view.row_stride + x * view.pixel_stride, view.row_stride, view.pixel_stride};
@@ -65,7 +62,7 @@ const float* EdgeWeights::weight_of(int c) const {
 const float* EdgeWeights::bias_of(int c) const { return bias + int64_t{c} * shape.out_channels; }
 
 EdgeKernels prepare_edges(Isa isa, const EdgeWeights& weights) {
-  const Conv2dKernel& kernel = line_kernel(isa);
+  const Conv2dKernel& kernel = direct_conv2d(isa);  // it takes lines of any length and direction
   EdgeKernels edges;
   edges.run = kernel.run;
   for (int c = 0; c < kEdgeClasses; ++c)
