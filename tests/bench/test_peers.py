@@ -21,10 +21,11 @@ def network():
 
 @pytest.mark.parametrize("part", ["network", "layer"])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in engines()])
-def test_results(tmp_path, network, name, part):
+def test_results(tmp_path, monkeypatch, network, name, part):
+    monkeypatch.setattr(random_network, "LAYERS", 2)
     if missing := engines()[name].missing():
         pytest.skip(f"needs {', '.join(missing)}")
-    picture = random_network.picture(20, 36)
+    picture = random_network.picture(14, 21)
     piece = cut(network, part, "as-is", picture, 0)
     piece.save(tmp_path / "network", samples(random_network.picture(64, 96)))
     job = Job(name, tmp_path / "network", tmp_path, tmp_path / "image.npy", tmp_path / "result.npy", 2)

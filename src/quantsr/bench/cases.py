@@ -1,7 +1,6 @@
 """What is measured: which part of which network, on which picture, and the files that the workers read."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Network:
         return math.prod(int(op.attrs["upscale"]) for op in self.low.program.ops if op.kind == "pixel_shuffle")
 
     def can_collapse(self) -> bool:
-        return parts.can_collapse(self.low.program)
+        return parts.can_collapse(self.low)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def cut(network: Network, part: str, tail: str, picture: UInt8, seed: int) -> Cu
     if part == "network" and tail == "as-is":
         return Cut(network.low, network.plain, None)
     if part == "network":
-        return Cut(_collapsed(network.low), parts.collapse_interior(network.plain), None)
+        return Cut(parts.collapsed(network.low), parts.with_inner_kernels(parts.collapsed(network.plain)), None)
     before, low = parts.body(network.low)
     if part == "layer":
         low = parts.layer(before.run(images.to_float(picture)), seed)
@@ -104,13 +103,3 @@ def reduced(photo: UInt8, upscale: int) -> Picture:
     """The photo as the truth, and its reduction as what is upscaled."""
     hr = images.crop_to_multiple(photo, upscale)
     return Picture(images.downscale(hr, upscale), hr)
-
-
-def _collapsed(whole: Part) -> Part:
-    try:
-        from quantsr.packing.collapse import collapse_tail
-    except ImportError:
-        return parts.collapse_interior(whole)
-    program, tensors = collapse_tail(whole.program, whole.tensors)
-    kept: Mapping[str, np.ndarray] = tensors
-    return Part(program, kept, whole.channels)

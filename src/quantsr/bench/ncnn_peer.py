@@ -12,7 +12,6 @@ from pathlib import Path
 import ncnn
 import numpy as np
 
-from quantsr import reference
 from quantsr.bench.job import Job, interleaved
 from quantsr.bench.parts import Part
 from quantsr.packing.ops import IMAGE, Op
@@ -23,6 +22,7 @@ def build_float(job: Job) -> None:
 
 
 def build_int8(job: Job) -> None:
+    build_float(job)
     part = job.plain()
     _Writer(part, _largest_inputs(part, job)).write(job.built)
 
@@ -30,14 +30,7 @@ def build_int8(job: Job) -> None:
 class Peer:
     def __init__(self, job: Job) -> None:
         ncnn.set_kmp_blocktime(0)
-        self.net = ncnn.Net()
-        options = self.net.opt
-        options.num_threads = job.threads
-        options.openmp_blocktime = 0  # do not spin
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        options.use_bf16_packed = options.use_bf16_storage = False
-        _done(self.net.load_param(str(job.built / "model.param")), "load_param")
-        _done(self.net.load_model(str(job.built / "model.bin")), "load_model")
+        self.net = _loaded(job, lightmode=True)
         pixels = job.planar_pixels()[0]
         self.image = ncnn.Mat(pixels).clone()  # a Mat keeps no array alive, and layers may write to it
         self.output = (job.built / "output").read_text()
@@ -153,18 +146,35 @@ def _with_relu_fused(ops: tuple[Op, ...]) -> list[Op]:
 
 
 def _largest_inputs(part: Part, job: Job) -> dict[str, float]:
-    """127 over the largest magnitude that each convolution reads, by the name of its result after a fused ReLU."""
-    largest: dict[str, float] = {}
-    ops = _with_relu_fused(part.program.ops)
+    """127 over the largest magnitude that each convolution reads, by the name of its result after a fused ReLU.
+
+    Measured with the float model, which must have been built.
+    """
+    net = _loaded(job, lightmode=False)  # keeps every value
+    convs = [op for op in _with_relu_fused(part.program.ops) if op.kind == "conv2d"]
+    largest = {op.output: 1e-12 for op in convs}
     for sample in job.calibration():
-        values = {IMAGE: interleaved(sample)}
-        for op in ops:
-            inputs = [values[name] for name in op.inputs]
-            if op.kind == "conv2d":
-                largest[op.output] = max(largest.get(op.output, 1e-12), float(np.abs(inputs[0]).max()))
-            value = reference.step(op, inputs, part.tensors)
-            values[op.output] = np.maximum(value, 0) if op.attrs.get("relu") else value
+        extractor = net.create_extractor()
+        pixels = sample[0]
+        extractor.input(IMAGE, ncnn.Mat(pixels).clone())
+        for op in convs:
+            status, value = extractor.extract(op.inputs[0])
+            _done(status, "extract")
+            largest[op.output] = max(largest[op.output], float(np.abs(np.array(value)).max()))
     return {name: 127 / value for name, value in largest.items()}
+
+
+def _loaded(job: Job, *, lightmode: bool) -> ncnn.Net:
+    net = ncnn.Net()
+    options = net.opt
+    options.lightmode = lightmode
+    options.num_threads = job.threads
+    options.openmp_blocktime = 0  # do not spin
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_packed = options.use_bf16_storage = False
+    _done(net.load_param(str(job.built / "model.param")), "load_param")
+    _done(net.load_model(str(job.built / "model.bin")), "load_model")
+    return net
 
 
 def _done(status: int, what: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from quantsr.bench.job import Job
+from quantsr.bench.parts import with_inner_kernels
 from quantsr.export_onnx import graph
 
 
@@ -12,5 +13,5 @@ def path(job: Job) -> Path:
 
 def write(job: Job, low_bit: str) -> None:
     """low_bit: "qdq" for the packed part, "float" for the float one."""
-    part = job.low() if low_bit == "qdq" else job.plain()
+    part = with_inner_kernels(job.low()) if low_bit == "qdq" else job.plain()
     path(job).write_bytes(graph(part.program, part.tensors, part.channels, low_bit).SerializeToString())

@@ -4,7 +4,8 @@ A part is a list of ops that begins with a value `image` of any number of channe
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from safetensors.numpy import save_file
 
 from quantsr import reference
 from quantsr.bench import random_network
+from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program
 
 PARTS = ("layer", "body", "network")
 TAILS = ("as-is", "collapsed")
-_LINEAR = ("conv2d", "pixel_shuffle")
+INNER = 4  # of the nine classes of pixels, the one not at a border
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -75,62 +77,25 @@ def layer(features: np.ndarray, seed: int) -> Part:
     return Part(program, tensors, features.shape[2])
 
 
-def tail_length(program: Program) -> int:
-    """How many convolutions and shuffles end the program, a last affine aside: each linear, one after the other."""
-    ops = program.ops[:-1] if program.ops[-1].kind == "affine" else program.ops
-    length = 0
-    while ops[-1 - length].kind in _LINEAR:
-        length += 1
-    return length
+def can_collapse(whole: Part) -> bool:
+    return collapsed(whole).program != whole.program
 
 
-def can_collapse(program: Program) -> bool:
-    ops = program.ops[-1 - tail_length(program) :]
-    return sum(op.kind == "conv2d" for op in ops) > 1
+def collapsed(whole: Part) -> Part:
+    """The linear tail as one convolution and one shuffle, with kernels of their own for the outermost pixels: exact."""
+    return Part(*collapse_tail(whole.program, whole.tensors), whole.channels)
 
 
-def collapse_interior(whole: Part) -> Part:
-    """The linear tail as one 5x5 convolution and one pixel shuffle: exact but for the outermost pixels.
-
-    The kernel is the tail's answer to a unit impulse in each channel, at the centre of a picture so large that the
-    border is out of reach. Near the border the inner zero padding makes another kernel, which is left out here.
-    """
-    program, length = whole.program, tail_length(whole.program)
-    end = len(program.ops) - (program.ops[-1].kind == "affine")
-    tail = program.ops[end - length : end]
-    source, channels = tail[0].inputs[0], whole.tensors[tail[0].tensors["weight"]].shape[3]
-    answer = Part(Program(tuple(_reading(op, source, IMAGE) for op in tail), tail[-1].output), whole.tensors).run
-    weight, bias, factor = _impulse_response(answer, channels)
-    name = "collapsed"
-    tensors = {**whole.tensors, f"{name}.weight": weight, f"{name}.bias": bias}
-    ops = (
-        Op("conv2d", (source,), name, {}, {"weight": f"{name}.weight", "bias": f"{name}.bias"}),
-        Op("pixel_shuffle", (name,), tail[-1].output, {"upscale": factor}),
-    )
-    kept = (*program.ops[: end - length], *ops, *program.ops[end:])
-    return Part(Program(kept, program.output), tensors, whole.channels)
-
-
-def _impulse_response(answer: Callable[[np.ndarray], np.ndarray], channels: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Weight (3*f*f, 5, 5, channels), bias and f of the convolution that, shuffled by f, gives `answer`."""
-    side, centre = 9, 4
-    zero = np.zeros((side, side, channels), np.float32)
-    rest = answer(zero)
-    factor = rest.shape[0] // side
-    bias = _unshuffled(rest, factor)[centre, centre]
-    weight = np.empty((len(bias), 5, 5, channels), np.float32)
-    for c in range(channels):
-        impulse = zero.copy()
-        impulse[centre, centre, c] = 1
-        seen = _unshuffled(answer(impulse) - rest, factor)[centre - 2 : centre + 3, centre - 2 : centre + 3]
-        weight[..., c] = seen[::-1, ::-1].transpose(2, 0, 1)  # a pixel at +2 reads the impulse at its -2
-    return weight, bias, factor
-
-
-def _unshuffled(x: np.ndarray, factor: int) -> np.ndarray:
-    """The inverse of pixel_shuffle."""
-    h, w, c = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
-    return x.reshape(h, factor, w, factor, c).transpose(0, 2, 4, 1, 3).reshape(h, w, c * factor**2)
+def with_inner_kernels(part: Part) -> Part:
+    """`edge_conv2d` as a convolution with its inner kernel, for runtimes that know one kernel: wrong at the border."""
+    tensors = dict(part.tensors)
+    ops = []
+    for op in part.program.ops:
+        if op.kind == "edge_conv2d":
+            tensors |= {name: np.ascontiguousarray(tensors[name][INNER]) for name in op.tensors.values()}
+            op = Op("conv2d", op.inputs, op.output, {}, op.tensors)
+        ops.append(op)
+    return Part(Program(tuple(ops), part.program.output), tensors, part.channels)
 
 
 def _reading(op: Op, old: str, new: str) -> Op:
@@ -158,7 +123,7 @@ def macs(part: Part, pixels: int) -> int:
 
 
 def _weights(op: Op, tensors: Tensors) -> int:
-    if op.kind == "conv2d":
-        return tensors[op.tensors["weight"]].size
+    if op.kind in ("conv2d", "edge_conv2d"):
+        return math.prod(tensors[op.tensors["weight"]].shape[-4:])  # a pixel uses one kernel
     fields: dict[str, Any] = dict(op.attrs)
     return int(fields["in_channels"] * fields["out_channels"] * fields["kernel"] ** 2) if op.kind == "qconv2d" else 0

@@ -96,9 +96,6 @@ def _psnr(job: Job, picture: Picture) -> float | None:
 
 def _note_peak(peaks: list[float], facts: Row) -> None:
     """Multiply-adds per second of the bare instruction on one core, beside the runs of single layers."""
-    peak = getattr(_native, "vpdpbusd_peak", None)
-    if peak is None or facts["part"] != "layer" or facts["threads"] != 1:
-        return
-    found = peak()
-    if found > 0:
-        peaks.append(found)
+    if facts["part"] == "layer" and facts["threads"] == 1:
+        peak = _native.vpdpbusd_peak()
+        peaks += [peak] if peak > 0 else []
