@@ -591,6 +591,7 @@ BAD_PROGRAMS = {
     "weight uint8": changed(tensors={"weight": np.zeros((4, 3, 3, 2), np.uint8)}),
     "weight shape": changed(tensors={"weight": np.zeros((4, 9, 2), np.int8)}),
     "mul shape": changed(tensors={"mul": np.zeros(3, F32)}),
+    "mul tiny": changed(tensors={"mul": np.full(4, 1e-31, F32)}),
     "mul nan": changed(tensors={"mul": np.full(4, np.nan, F32)}),
     "bias infinite": changed(tensors={"bias": np.full(4, np.inf, F32)}),
     "bias float64": changed(tensors={"bias": np.zeros(4)}),

@@ -93,6 +93,14 @@ class OpCheck {
       if (!std::isfinite(data[i])) fail(where_ + " " + role, "finite numbers", data[i]);
   }
 
+  // Fast kernels divide by a power of two, which must be exact.
+  void no_tiny_floats(const char* role, int64_t size) const {
+    const auto* data = static_cast<const float*>(op_.tensors.at(role).data);
+    for (int64_t i = 0; i < size; ++i)
+      if (data[i] != 0 && std::fabs(data[i]) < 0x1p-100f)
+        fail(where_ + " " + role, "0, or at least 2^-100 in size", data[i]);
+  }
+
   void codes(const char* role, const std::vector<int64_t>& wanted, int low, int high) const {
     shape(role, DType::i8, wanted);
     const auto* data = static_cast<const int8_t*>(op_.tensors.at(role).data);
@@ -170,6 +178,7 @@ Value check_qconv2d(const OpCheck& op, Value& x) {
   if (worst > std::numeric_limits<int32_t>::max()) fail(op.where(), "accumulators that fit 32 bits", worst);
   op.codes("weight", {out, kernel, kernel, in}, -half, half - 1);
   op.floats("mul", {out});
+  op.no_tiny_floats("mul", out);
   op.floats("bias", {out});
   x.zero = zero;
   return {"", false, out, x.scale};

@@ -370,6 +370,7 @@ CONTENT = {
     ),
     "a weight is NaN": (lambda d: d.poke("head.weight", NAN, 8), TensorError, "finite"),
     "mul is infinite": (lambda d: d.poke("b0.c1.mul", np.float32(np.inf).tobytes()), TensorError, "finite"),
+    "mul is tiny": (lambda d: d.poke("b0.c1.mul", np.float32(1e-31).tobytes()), TensorError, "at least"),
     "padding bits": (lambda d: d.poke("b1.c2.weight", b"\x80", 13), TensorError, "zero padding bits"),
 }
 

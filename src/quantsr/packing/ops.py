@@ -38,6 +38,7 @@ MAX_BLOCKS = 1024
 MAX_NAME = 128  # characters
 # 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: every accumulator is exact as int32 and as float32.
 MAX_CHANNELS = 1024
+MIN_MUL = 2.0**-100  # fast kernels divide mul by a power of two, which must be exact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
 _SHORT = reprlib.Repr()  # what an error shows of a hostile value stays short
@@ -320,6 +321,7 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
         values[step.op.output] = step.output
         if "P" in step.dims:
             _check_padding(step, tensors)
+            _check_mul(step, tensors)
             zero = step.op.attrs["zero"]
             if zeros.setdefault(step.op.inputs[0], zero) != zero:
                 raise GraphError.of(f"{_where(step.op)} zero", zero, "the one of the other readers of its codes")
@@ -423,6 +425,12 @@ def _check_padding(step: Step, tensors: Mapping[str, np.ndarray]) -> None:
         bits.check(tensors[step.op.tensors["weight"]], int(step.op.attrs["weight_bits"]), count)
     except ValueError as error:
         raise TensorError.of(f"{_where(step.op)} weight", str(error), "zero padding bits") from error
+
+
+def _check_mul(step: Step, tensors: Mapping[str, np.ndarray]) -> None:
+    mul = np.abs(tensors[step.op.tensors["mul"]])
+    if ((mul > 0) & (mul < MIN_MUL)).any():
+        raise TensorError.of(f"{_where(step.op)} mul", float(mul[mul > 0].min()), f"0, or at least {MIN_MUL} in size")
 
 
 def _check_info_of(model: PackedModel) -> None:
