@@ -7,6 +7,7 @@ import numpy as np
 from quantsr import _native
 from quantsr.bench.job import Job
 from quantsr.engine import native_op
+from quantsr.packing.collapse import collapse_tail
 
 
 class Peer:
@@ -14,8 +15,9 @@ class Peer:
 
     def __init__(self, job: Job, isa: str = "") -> None:
         part = job.low()
-        ops = [native_op(op, dict(part.tensors)) for op in part.program.ops]
-        self.engine = _native.Engine(ops, part.program.output, part.channels, job.threads, isa)
+        program, tensors = collapse_tail(part.program, part.tensors)  # as quantsr.engine does with every network
+        ops = [native_op(op, tensors) for op in program.ops]
+        self.engine = _native.Engine(ops, program.output, part.channels, job.threads, isa)
         self.image = job.pixels()
         h, w, _ = self.image.shape
         upscale = self.engine.upscale
