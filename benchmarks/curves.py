@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {
-    "x4, 4 bits": ["x4-float", "x4-float-2", "x4-w4a4", "x4-w4a4-dqa", "x4-w4a4-dqa-2"],
+    "x4, 4 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa"],
     "x4, 2 bits": ["x4-float", "x4-float-2", "x4-w2a2", "x4-w2a2-dqa"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa"],
 }
