@@ -2,7 +2,8 @@
 
 Random W4A4 weights, x4, 64 channels; the speed does not depend on their values. Depths take turns; CPU time of one
 thread, medians. `body_share` is the part of the full time that blocks take, from full and quarter depth;
-`bound` is what it allows, as the rest runs at every depth. Writes benchmarks/results/depth-UPSAMPLER.json. Needs the extra `train`.
+`bound` is what it allows, as the rest runs at every depth. Writes benchmarks/results/depth-UPSAMPLER.json.
+Needs the extra `train`.
 """
 
 import argparse
