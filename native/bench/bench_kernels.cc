@@ -148,6 +148,7 @@ void add_qconv(Isa isa, Layer& layer, std::vector<Candidate>& out) {
                          packed->codes.data(),
                          packed->init.data(),
                          packed->offsets.data(),
+                         packed->steps.data(),
                          layer.view<const uint8_t>(layer.codes.data()),
                          layer.side,
                          layer.side,

@@ -55,6 +55,7 @@ QConvJob qconv_job(const Step& step, const Workspace& space, const Region& regio
           step.packed.codes.data(),
           step.packed.init.data(),
           step.packed.offsets.data(),
+          step.packed.steps.data(),
           shifted(read(space.codes(step.in)), region),
           region.height,
           region.width,

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kPixels = 6;
 
+template <class Flags>
 void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t x) {
   __m256 acc[kPixels][2];
 #pragma GCC unroll 6
@@ -31,21 +32,23 @@ void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t
     }
   }
 
+  const int pixels = job.width - x < kPixels ? static_cast<int>(job.width - x) : kPixels;
+  __m256 f[kPixels][2];  // a copy, because arrays that are passed on do not stay in registers
 #pragma GCC unroll 6
-  for (int r = 0; r < kPixels; ++r) {
-    if (x + r >= job.width) break;
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g) finish_avx2(job.epilogue, acc[r][g], y, x + r, o + 8 * g);
-  }
+  for (int r = 0; r < kPixels; ++r) f[r][0] = acc[r][0], f[r][1] = acc[r][1];
+  finish_block<Flags>(job.epilogue, {y, x, pixels, o}, f);
 }
 
 }  // namespace
 
 void conv2d_avx2(const Conv2dJob& job, int64_t begin, int64_t end, std::byte*) {
   const int64_t per_output = int64_t{job.shape.kernel} * job.shape.kernel * job.shape.in_channels;
-  for (int64_t y = begin; y < end; ++y)
-    for (int o = 0; o < job.shape.out_channels; o += 16)
-      for (int64_t x = 0; x < job.width; x += kPixels) block(job, job.weights + o * per_output, o, y, x);
+  with_flags(job.epilogue, [&](auto flags) {
+    for (int64_t y = begin; y < end; ++y)
+      for (int o = 0; o < job.shape.out_channels; o += 16)
+        for (int64_t x = 0; x < job.width; x += kPixels)
+          block<decltype(flags)>(job, job.weights + o * per_output, o, y, x);
+  });
 }
 
 }  // namespace quantsr

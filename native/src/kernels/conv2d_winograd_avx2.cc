@@ -44,7 +44,8 @@ struct Avx2 {
   }
 
   static void finish(const Epilogue& e, const Lanes (&out)[4], int64_t y, int64_t x, int pixels, int o) {
-    for (int j = 0; j < pixels; ++j) finish_avx2(e, out[j].v, y, x + j, o);
+    __m256 f[4][1] = {{out[0].v}, {out[1].v}, {out[2].v}, {out[3].v}};
+    with_flags(e, [&](auto flags) { finish_block<decltype(flags)>(e, {y, x, pixels, o}, f); });
   }
 
  private:

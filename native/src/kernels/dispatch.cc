@@ -23,6 +23,11 @@ bool fits(const ConvShape& shape, const int8_t*) {
   return winograd_fits<F>(shape);
 }
 
+template <class F>
+bool fits_16_bits(const ConvShape& shape, const int8_t* weights) {
+  return winograd_fits<F>(shape) && winograd_fits_16_bits<F>(shape, weights);
+}
+
 template <int Panel>
 PackedConv qconv_panels(const ConvShape& shape, const int8_t* weights) {
   return pack_qconv_panels(shape, weights, Panel);
@@ -35,6 +40,8 @@ PackedConv conv2d_panels(const ConvShape& shape, const float* weights, const flo
 const QConvKernel kQConv[] = {
     {"direct_ref", Isa::ref, always, pack_qconv_plain, qconv_ref},
 #ifdef QUANTSR_X86
+    {"f4x4_avx2", Isa::avx2, fits_16_bits<F4x4>, pack_qconv_f4x4_avx2, qconv_f4x4_avx2},
+    {"f2x2_avx2", Isa::avx2, fits_16_bits<F2x2>, pack_qconv_f2x2_avx2, qconv_f2x2_avx2},
     {"direct_avx2", Isa::avx2, always, qconv_panels<16>, qconv_avx2},
     {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
     {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},

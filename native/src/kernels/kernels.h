@@ -33,6 +33,7 @@ struct PackedConv {
   AlignedArray<int8_t> codes;     // qconv2d
   AlignedArray<int32_t> init;     // qconv2d: what each output's accumulator starts from
   AlignedArray<uint8_t> offsets;  // qconv2d, see winograd.h
+  AlignedArray<int32_t> steps;    // qconv2d with AVX2, see winograd.h
   AlignedArray<float> floats;     // conv2d
   AlignedArray<float> bias;       // conv2d: what each output's sum starts from
   size_t scratch_bytes = 0;       // wanted per thread
@@ -43,6 +44,7 @@ struct QConvJob {
   const int8_t* weights;
   const int32_t* init;
   const uint8_t* offsets;
+  const int32_t* steps;
   View<const uint8_t> in;  // border: the byte `zero`; pixel_stride: in_channels rounded up to kChannelGroup
   int64_t height, width;
   Epilogue epilogue;
@@ -94,6 +96,8 @@ const char* isa_name(Isa isa);
 // One per file in kernels/.
 void qconv_ref(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f2x2_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f4x4_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f2x2_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);

@@ -48,6 +48,7 @@ inline void widen(__m256i (&acc)[kPixels][2], __m256i (&sums)[kPixels][2]) {
     }
 }
 
+template <class Flags>
 void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t x) {
   __m256i acc[kPixels][2], sums[kPixels][2];
   for (int r = 0; r < kPixels; ++r)
@@ -71,21 +72,28 @@ void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t
     }
   widen(acc, sums);
 
-  for (int r = 0; r < kPixels && x + r < job.width; ++r)
-    for (int g = 0; g < 2; ++g) {
-      const int c = o + 8 * g;
-      const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r][g]), _mm256_loadu_ps(job.epilogue.mul + c));
-      finish_avx2(job.epilogue, _mm256_add_ps(scaled, _mm256_loadu_ps(job.epilogue.bias + c)), y, x + r, c);
-    }
+  __m256 f[kPixels][2];
+#pragma GCC unroll 6
+  for (int r = 0; r < kPixels; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; ++g)
+      f[r][g] =
+          _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[r][g]), _mm256_loadu_ps(job.epilogue.mul + o + 8 * g)),
+                        _mm256_loadu_ps(job.epilogue.bias + o + 8 * g));
+  const int pixels = job.width - x < kPixels ? static_cast<int>(job.width - x) : kPixels;
+  finish_block<Flags>(job.epilogue, {y, x, pixels, o}, f);
 }
 
 }  // namespace
 
 void qconv_avx2(const QConvJob& job, int64_t begin, int64_t end, std::byte*) {
   const int64_t per_output = int64_t{job.shape.kernel} * job.shape.kernel * job.in.pixel_stride;
-  for (int64_t y = begin; y < end; ++y)
-    for (int o = 0; o < job.shape.out_channels; o += 16)
-      for (int64_t x = 0; x < job.width; x += kPixels) block(job, job.weights + o * per_output, o, y, x);
+  with_flags(job.epilogue, [&](auto flags) {
+    for (int64_t y = begin; y < end; ++y)
+      for (int o = 0; o < job.shape.out_channels; o += 16)
+        for (int64_t x = 0; x < job.width; x += kPixels)
+          block<decltype(flags)>(job, job.weights + o * per_output, o, y, x);
+  });
 }
 
 }  // namespace quantsr

@@ -50,6 +50,24 @@ void transform_kernel(const int (&kernel)[3][3], Put put) {
   F::weight_operands(c, put);
 }
 
+constexpr int kPanel16 = 16;
+
+// Whether no 16-bit lane leaves its range when `together` of `steps` steps are added up. codes: [step][16 outputs][4
+// inputs] of one position, whose transformed inputs are 0..width. A lane takes inputs 0 and 1, or 2 and 3, of a step.
+bool lanes_hold(const int8_t* codes, int steps, int together, int width) {
+  for (int first = 0; first < steps; first += together)
+    for (int lane = 0; lane < 2 * kPanel16; ++lane) {
+      int positive = 0, negative = 0;
+      for (int s = first; s < std::min(first + together, steps); ++s)
+        for (int i = 0; i < 2; ++i) {
+          const int w = codes[(s * 2 * kPanel16 + lane) * 2 + i];
+          (w < 0 ? negative : positive) += std::abs(w);
+        }
+      if (width * std::max(positive, negative) > 32767) return false;
+    }
+  return true;
+}
+
 }  // namespace
 
 template <class F>
@@ -90,9 +108,32 @@ PackedConv pack_qconv_winograd(const ConvShape& s, const int8_t* weights, int pa
   return packed;
 }
 
-#define QUANTSR_WINOGRAD(F)                         \
-  template bool winograd_fits<F>(const ConvShape&); \
-  template PackedConv pack_qconv_winograd<F>(const ConvShape&, const int8_t*, int panel, Bytes);
+template <class F>
+AlignedArray<int32_t> winograd_steps(const ConvShape& s, const int8_t* codes) {
+  const int inputs = round_up(s.in_channels, kChannelGroup), panels = (s.out_channels + kPanel16 - 1) / kPanel16;
+  const int levels = (1 << s.act_bits) - 1;
+  const std::vector<Coefficients> data = coefficients<F>();
+  AlignedArray<int32_t> found(size_t(panels) * F::kPositions);
+  for (size_t at = 0; at < found.size(); ++at, codes += kPanel16 * inputs) {
+    const Coefficients& c = data[at % F::kPositions];
+    for (int most = 1; most <= 16 && inputs / 4 % most == 0; most *= 2)
+      if (lanes_hold(codes, inputs / 4, most, levels * (c.positive + c.negative))) found[at] = most;
+  }
+  return found;
+}
+
+template <class F>
+bool winograd_fits_16_bits(const ConvShape& s, const int8_t* weights) {
+  const PackedConv packed = pack_qconv_winograd<F>(s, weights, kPanel16, Bytes::u8);
+  const AlignedArray<int32_t> steps = winograd_steps<F>(s, packed.codes.data());
+  return *std::min_element(steps.data(), steps.data() + steps.size()) > 0;
+}
+
+#define QUANTSR_WINOGRAD(F)                                                                      \
+  template bool winograd_fits<F>(const ConvShape&);                                              \
+  template PackedConv pack_qconv_winograd<F>(const ConvShape&, const int8_t*, int panel, Bytes); \
+  template AlignedArray<int32_t> winograd_steps<F>(const ConvShape&, const int8_t*);             \
+  template bool winograd_fits_16_bits<F>(const ConvShape&, const int8_t*);
 QUANTSR_WINOGRAD(F2x2)
 QUANTSR_WINOGRAD(F4x4)
 

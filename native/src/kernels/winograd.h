@@ -186,7 +186,18 @@ bool winograd_fits(const ConvShape& shape);
 template <class F>
 PackedConv pack_qconv_winograd(const ConvShape& shape, const int8_t* weights, int panel, Bytes bytes);
 
+// For kernels with vpmaddubsw, whose panels are 16 outputs: how many steps of 4 inputs, a power of two, can be added up
+// in 16 bits. [panel][position]; 0 if not even the two products that the instruction itself adds.
+// codes: as packed above, Bytes::u8.
+template <class F>
+AlignedArray<int32_t> winograd_steps(const ConvShape& shape, const int8_t* codes);
+// Whether they are at least one everywhere.
+template <class F>
+bool winograd_fits_16_bits(const ConvShape& shape, const int8_t* weights);
+
 // The prepare functions of the kernels.
+PackedConv pack_qconv_f2x2_avx2(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_qconv_f4x4_avx2(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f2x2_avx512vnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f4x4_avx512vnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f2x2_neon(const ConvShape& shape, const int8_t* weights);
