@@ -46,7 +46,7 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:
-    """A panel of bars for each case, wall time. Needs matplotlib; the format follows from the name."""
+    """A panel of bars for each case: CPU time of one thread, wall time of more. Needs matplotlib; the format follows from the name."""
     from matplotlib.figure import Figure
 
     cases = list(by_case(rows))
@@ -66,11 +66,12 @@ def by_case(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _bars(axis: Any, case: list[Row]) -> None:
     names = [row["engine"] for row in case]
     colors = ["#c44e52" if name.startswith("quantsr") else "#8c8c8c" for name in names]
-    bars = axis.barh(names, [row["wall_ms"] for row in case], color=colors)
+    kind = "cpu" if case[0]["threads"] == 1 else "wall"
+    bars = axis.barh(names, [row[f"{kind}_ms"] for row in case], color=colors)
     axis.bar_label(bars, fmt="%.3g", padding=3)
     axis.invert_yaxis()
     axis.margins(x=0.12)
-    axis.set_title(title(case[0]) + ": ms", fontsize="medium", loc="left")
+    axis.set_title(f"{title(case[0])}: {kind} ms", fontsize="medium", loc="left")
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
