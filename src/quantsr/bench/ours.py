@@ -8,6 +8,7 @@ from quantsr import _native
 from quantsr.bench.job import Job
 from quantsr.engine import native_op
 from quantsr.packing.collapse import collapse_tail
+from quantsr.packing.ops import IMAGE_CHANNELS
 
 
 class Peer:
@@ -15,7 +16,9 @@ class Peer:
 
     def __init__(self, job: Job, isa: str = "") -> None:
         part = job.low()
-        program, tensors = collapse_tail(part.program, part.tensors)  # as quantsr.engine does with every network
+        program, tensors = part.program, part.tensors
+        if part.channels == IMAGE_CHANNELS:  # a whole network: quantsr.engine does the same with each
+            program, tensors = collapse_tail(program, tensors)
         ops = [native_op(op, tensors) for op in program.ops]
         self.engine = _native.Engine(ops, program.output, part.channels, job.threads, isa)
         self.image = job.pixels()

@@ -46,7 +46,10 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:
-    """A panel of bars for each case: CPU time of one thread, wall time of more. Needs matplotlib; the format follows from the name."""
+    """A panel of bars for each case: CPU time of one thread, wall time of more.
+
+    Needs matplotlib; the format follows from the name.
+    """
     from matplotlib.figure import Figure
 
     cases = list(by_case(rows))
