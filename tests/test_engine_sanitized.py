@@ -1,5 +1,6 @@
 """The native tests, built with address and undefined-behaviour sanitizers, and with the thread sanitizer."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,4 +21,5 @@ def test_sanitized_engine(sanitizer, tmp_path):
     options = ["-DQUANTSR_PYTHON=OFF", "-DQUANTSR_TESTS=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *OPTIONS[sanitizer]]
     subprocess.run(["cmake", "-S", ROOT, "-B", tmp_path, *options], check=True)
     subprocess.run(["cmake", "--build", tmp_path, "-j2"], check=True)
-    subprocess.run(["ctest", "--test-dir", tmp_path, "--output-on-failure"], check=True)
+    environment = os.environ | {"TSAN_OPTIONS": f"suppressions={ROOT / 'native/tests/thread_sanitizer.supp'}"}
+    subprocess.run(["ctest", "--test-dir", tmp_path, "--output-on-failure"], check=True, env=environment)
