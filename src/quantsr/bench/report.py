@@ -71,7 +71,7 @@ def _bars(axis: Any, case: list[Row]) -> None:
     colors = ["#c44e52" if name.startswith("quantsr") else "#8c8c8c" for name in names]
     kind = "cpu" if case[0]["threads"] == 1 else "wall"
     bars = axis.barh(names, [row[f"{kind}_ms"] for row in case], color=colors)
-    axis.bar_label(bars, fmt="%.3g", padding=3)
+    axis.bar_label(bars, fmt=lambda ms: f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}", padding=3)
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set_title(f"{title(case[0])}: {kind} ms", fontsize="medium", loc="left")
