@@ -101,6 +101,38 @@ def test_qconv_sums_do_not_overflow_in_deep_layers(kernel_row, channels):
         assert_exact(rng, kernel_row, (3, 4), channels, 20, kernel, 4, 4, True, a_fill, w_fill)
 
 
+def two_inputs(total, apart):
+    """Weights of one output whose transform at the first Winograd points, all 1, sums to -total over two inputs that
+    are `apart`; elsewhere zeros."""
+    weights = np.zeros((1, 3, 3, 64), int)
+    weights[..., 0] = -8
+    weights[..., apart].flat[: (total - 72) // 8] = -8
+    weights[..., apart].flat[8] = -((total - 72) % 8)
+    return weights
+
+
+@pytest.mark.skipif("avx2" not in ISAS, reason="needs AVX2")
+@pytest.mark.parametrize(("total", "kernel"), [(136, "f4x4_avx2"), (137, "f2x2_avx2")])
+def test_a_layer_whose_products_saturate_falls_back(total, kernel):
+    # 16 bits hold 240 * 136, but not 240 * 137; 240 is the largest transformed code.
+    weights = two_inputs(total, 1)
+    ops = qconv_ops(weights, 4, 4, 8)
+    engine = _native.Engine(ops, "y", 64, 1, "avx2", "f4x4_avx2")
+    assert engine.describe() == ["quantize", f"qconv2d 3x3 64->1 W4A4: {kernel}"]
+
+
+@pytest.mark.skipif("avx2" not in ISAS, reason="needs AVX2")
+@pytest.mark.parametrize("apart", [1, 4, 8, 16, 32])  # in the same step or the last added with it
+@pytest.mark.parametrize("total", [136, 137])
+@pytest.mark.parametrize("a_fill", FILLS)
+def test_sums_at_the_edge_of_16_bits_are_exact(apart, total, a_fill):
+    rng = np.random.default_rng(6)
+    weights, codes = two_inputs(total, apart), fill(rng, a_fill, 0, 15, (9, 13, 64))
+    for kernel in ["f4x4_avx2", "f2x2_avx2"]:
+        got = run_native(qconv_ops(weights, 4, 4, 8), "y", codes, "avx2", kernel)
+        np.testing.assert_array_equal(got, integer_conv(codes, weights, 8))
+
+
 def conv_ops(rng, channels, outputs, kernel):
     weight = rng.standard_normal((outputs, kernel, kernel, channels)).astype(np.float32)
     bias = rng.standard_normal(outputs).astype(np.float32)

@@ -1,5 +1,5 @@
 // Random networks on every kernel of every instruction set and thread count must give the same bytes, and damaged ones
-// an exception. Made for running under sanitizers: -DQUANTSR_SANITIZE=ON.
+// an exception. Made for running under sanitizers: -DQUANTSR_SANITIZE=address,undefined, or =thread.
 #include <cstdio>
 #include <cstring>
 #include <memory>

@@ -6,11 +6,6 @@
 namespace quantsr {
 namespace {
 
-// As an intrinsic, GCC 12 overwrites factors with the sum, copies registers to save them, and spills.
-inline void multiply_add(__m512& acc, __m512 a, __m512 b) {
-  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
-}
-
 template <int P, int G>
 void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t x) {
   __m512 acc[P][G];
@@ -32,18 +27,13 @@ void block(const Conv2dJob& job, const float* weights, int o, int64_t y, int64_t
       for (int r = 0; r < P; ++r) {
         const __m512 in = _mm512_set1_ps(a[r * pixel]);
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) multiply_add(acc[r][g], in, w[g]);
+        for (int g = 0; g < G; ++g) acc[r][g] = _mm512_fmadd_ps(in, w[g], acc[r][g]);
       }
     }
   }
 
   const int pixels = job.width - x < P ? static_cast<int>(job.width - x) : P;
-  __m512 sums[P][G];  // a copy, because an array that is passed on does not stay in registers
-#pragma GCC unroll 12
-  for (int r = 0; r < P; ++r)
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) sums[r][g] = acc[r][g];
-  finish_avx512<G>(job.epilogue, {y, x, pixels, o}, sums);
+  finish_avx512<G>(job.epilogue, {y, x, pixels, o}, acc);
 }
 
 template <int P, int G>

@@ -186,9 +186,9 @@ bool winograd_fits(const ConvShape& shape);
 template <class F>
 PackedConv pack_qconv_winograd(const ConvShape& shape, const int8_t* weights, int panel, Bytes bytes);
 
-// For kernels with vpmaddubsw, whose panels are 16 outputs: how many steps of 4 inputs, a power of two, can be added up
-// in 16 bits. [panel][position]; 0 if not even the two products that the instruction itself adds.
-// codes: as packed above, Bytes::u8.
+// For kernels with vpmaddubsw, whose panels are 16 outputs: how many steps of 4 inputs can be added up in 16 bits, 16,
+// 8, 4, 2 or 1 (and a divisor of the layer's steps), or 0 if the two products that the instruction itself adds can
+// saturate. [panel][position]. codes: as packed above, Bytes::u8.
 template <class F>
 AlignedArray<int32_t> winograd_steps(const ConvShape& shape, const int8_t* codes);
 // Whether they are at least one everywhere.
