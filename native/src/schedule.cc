@@ -121,10 +121,10 @@ Region clipped(Region r, int64_t height, int64_t width) {
 // that neighbours in number do not wait for each other.
 class Tiles {
  public:
-  Tiles(int64_t height, int64_t width, int64_t layers, int threads)
+  Tiles(int64_t height, int64_t width, int64_t layers, int threads, int64_t max_side)
       : height_(height),
         width_(width),
-        side_(side(height * width, threads)),
+        side_(side(height * width, threads, max_side)),
         rows_((height + layers - 1 + side_ - 1) / side_),
         columns_((width + layers - 1 + side_ - 1) / side_),
         done_(rows_ * columns_) {
@@ -150,19 +150,18 @@ class Tiles {
   void finish(int64_t number) { done_[order_[number]].store(true, std::memory_order_release); }
 
  private:
-  // A tile's stream and codes (384 bytes a pixel at 64 channels) should stay in the second-level cache, and there
-  // should be several tiles for each thread.
-  static int64_t side(int64_t pixels, int threads) {
-    if (threads == 1) return kMaxSide;
+  // There should be several tiles for each thread.
+  static int64_t side(int64_t pixels, int threads, int64_t max_side) {
+    if (threads == 1) return max_side;
     const auto fair = static_cast<int64_t>(std::sqrt(static_cast<double>(pixels) / (8.0 * threads)));
-    return std::clamp<int64_t>(fair / 16 * 16, kMinSide, kMaxSide);
+    return std::clamp<int64_t>(fair / 16 * 16, kMinSide, max_side);
   }
   void wait_for(int64_t tile) const {
     for (int spins = 0; !done_[tile].load(std::memory_order_acquire); ++spins)
       if (spins > kSpins) std::this_thread::yield();
   }
 
-  static constexpr int64_t kMinSide = 32, kMaxSide = 64;
+  static constexpr int64_t kMinSide = 32;
   static constexpr int kSpins = 1000;
   int64_t height_, width_, side_, rows_, columns_;
   std::vector<std::atomic<bool>> done_;
@@ -175,9 +174,14 @@ bool same_size(const Plan& plan, const Step& a, const Step& b) {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// A tile's stream and codes, 384 bytes a pixel at 64 channels, should stay in the second-level cache; but every tile
+// reads all weights again. Where the kernels take longer, and the weights of fast ones are larger, the second counts
+// for more: best of 48 to 128 on a core with 2 MB.
+int64_t max_side(Isa isa) { return isa == Isa::amx ? 64 : 96; }
+
 // seconds: of each of the layers.
-void run_layers(const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
-  Tiles tiles(space.height(layers->in), space.width(layers->in), count, pool.threads());
+void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
+  Tiles tiles(space.height(layers->in), space.width(layers->in), count, pool.threads(), max_side(isa));
   std::vector<double> spent(count * pool.threads());
   pool.run(tiles.count(), [&](int64_t number, int worker) {
     tiles.wait(number);
@@ -203,7 +207,7 @@ void run_plan(const Plan& plan, Workspace& space, Pool& pool, std::vector<double
     while (end < count && plan.steps[end].kind == StepKind::qconv2d && same_size(plan, plan.steps[i], plan.steps[end]))
       ++end;
     if (end > i) {
-      run_layers(&plan.steps[i], static_cast<int64_t>(end - i), space, pool, &seconds[i]);
+      run_layers(plan.isa, &plan.steps[i], static_cast<int64_t>(end - i), space, pool, &seconds[i]);
       i = end;
       continue;
     }
