@@ -42,7 +42,7 @@ Workspace::Layout Workspace::layout(const Slot& slot, int64_t height, int64_t wi
   const int64_t below = slot.rows_below ? kPixelRun : 0;
   l.row_stride = checked_product(columns, l.pixel_stride);
   l.offset = slot.pad * (l.row_stride + l.pixel_stride);
-  l.total = checked_product(rows + below, l.row_stride) + (slot.is_codes ? kReadBehind : 0);
+  l.total = checked_product(rows + below, l.row_stride) + (slot.is_codes ? kReadBehind * l.pixel_stride : 0);
   return l;
 }
 

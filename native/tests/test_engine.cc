@@ -33,9 +33,9 @@ class Network {
     finish(channels);
   }
 
-  // A run of low-bit layers of all widths.
-  Network(unsigned seed, int layers) : random_(seed) {
-    for (int i = 0; i < layers; ++i) qconv2d(3, 3);
+  // A run of low-bit layers of all widths; channels: between them.
+  Network(unsigned seed, int layers, int channels) : random_(seed) {
+    for (int i = 0; i < layers; ++i) qconv2d(i == 0 ? 3 : channels, i == layers - 1 ? 3 : channels);
     finish(3);
   }
 
@@ -156,7 +156,9 @@ int main() {
     failures += !same_everywhere(seed, net, net.pick(1, 20), net.pick(1, 20));
   }
   for (unsigned seed = 0; seed < 8; ++seed)  // several tiles of the schedule
-    failures += !same_everywhere(seed, Network(seed, 6), 90, 70);
+    failures += !same_everywhere(seed, Network(seed, 6, 3), 90, 70);
+  for (unsigned seed = 0; seed < 2; ++seed)  // wide pixels, where a tile reads furthest behind the last row
+    failures += !same_everywhere(seed, Network(seed, 3, 704), 1, 108);
   for (unsigned seed = 0; seed < 300; ++seed)
     if (!refuses_damage(seed)) std::printf("seed %u: damage was not refused\n", seed), ++failures;
   std::printf("%d failures\n", failures);

@@ -20,8 +20,8 @@ enum class Isa { ref, avx2, avx512vnni, amx, neon };
 constexpr int kPixelRun = 12;
 // Rows are shared out in bands of this many; a kernel may read up to so many rows at once.
 constexpr int kRowRun = 4;
-// Kernels may read this many codes behind the last row: 16 pixels of up to 64 channels beyond a whole run, and a bit.
-constexpr int kReadBehind = 2048;
+// Kernels may read this many pixels of codes behind the last row: up to a run of 16, and what fills a register.
+constexpr int kReadBehind = 20;
 
 struct ConvShape {
   int in_channels, out_channels, kernel;

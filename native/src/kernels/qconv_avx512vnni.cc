@@ -1,5 +1,6 @@
 // qconv2d, direct, with vpdpbusd: codes times weights summed over 4 inputs into 32 bits. A register block is 6 pixels
 // of a row x 64 outputs = 24 accumulators, which stay in registers through all taps and inputs.
+#include "kernels/dot_avx512vnni.h"
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 
@@ -7,17 +8,6 @@ namespace quantsr {
 namespace {
 
 constexpr int kPixels = 6;
-
-// As an intrinsic, GCC 12 spills the accumulators around it and loses half the speed.
-inline void dot4(__m512i& acc, __m512i codes, __m512i weights) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));
-}
-
-inline __m512i broadcast4(const uint8_t* codes) {
-  int32_t four;
-  __builtin_memcpy(&four, codes, 4);
-  return _mm512_set1_epi32(four);
-}
 
 // Adds the taps of one kernel row: `steps` times 4 inputs, which lie in one run (see pack.h).
 template <int G>
@@ -28,9 +18,9 @@ inline void add_row(__m512i (&acc)[kPixels][G], const uint8_t* a, int64_t pixel,
     for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_si512(weights + 64 * g);
 #pragma GCC unroll 6
     for (int r = 0; r < kPixels; ++r) {
-      const __m512i codes = broadcast4(a + r * pixel);
+      const __m512i codes = broadcast4_vnni(a + r * pixel);
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) dot4(acc[r][g], codes, w[g]);
+      for (int g = 0; g < G; ++g) dot4_vnni(acc[r][g], codes, w[g]);
     }
   }
 }

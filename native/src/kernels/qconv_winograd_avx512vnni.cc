@@ -1,6 +1,7 @@
 // qconv2d by F(4x4) or F(2x2) with vpdpbusd; see winograd.h. Tiles go in blocks of R, row by row: transform
 // their inputs, then for each panel of 32 outputs multiply all positions (R x 32 sums in registers through all inputs),
 // transform the sums back and finish. R = 8 keeps sums and inputs of a block near the first-level cache.
+#include "kernels/dot_avx512vnni.h"
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 #include "kernels/winograd.h"
@@ -22,18 +23,6 @@ struct Sums16 {
   Sums16 operator-(const Sums16& o) const { return {_mm512_sub_epi32(v, o.v)}; }
 };
 
-// As an intrinsic, GCC 12 spills the accumulators around it and loses half the speed.
-inline void dot4(__m512i& acc, __m512i codes, __m512i weights) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));
-}
-
-inline __m512i broadcast4(const uint8_t* codes) {
-  int32_t four;
-  __builtin_memcpy(&four, codes, 4);
-  return _mm512_set1_epi32(four);
-}
-
-// v: [position][tile R][channel]
 template <class F>
 struct Scratch {
   explicit Scratch(std::byte* at, int64_t channels)
@@ -84,9 +73,9 @@ void multiply(const uint8_t* inputs, int64_t channels, const int8_t* weights, co
         for (int g = 0; g < G; ++g) w[g] = _mm512_loadu_si512(weights + 64 * g);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-          const __m512i codes = broadcast4(inputs + r * channels + c + 4 * step);
+          const __m512i codes = broadcast4_vnni(inputs + r * channels + c + 4 * step);
 #pragma GCC unroll 2
-          for (int g = 0; g < G; ++g) dot4(acc[r][g], codes, w[g]);
+          for (int g = 0; g < G; ++g) dot4_vnni(acc[r][g], codes, w[g]);
         }
       }
     }
