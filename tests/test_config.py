@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from quantsr import checkpoint
+from quantsr import checkpoint, recipe
 from quantsr import config as configs
 from quantsr.config import ConfigError, TrainConfig
-from quantsr.models.depth import kept_blocks
 from quantsr.quant import QuantConfig, quantize
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -19,7 +18,7 @@ SECTIONS = [configs.ModelConfig, configs.DataConfig, configs.OptimConfig, config
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "empty.toml"
     path.touch()
-    assert configs.load(path) == TrainConfig()
+    assert recipe.load(path) == {"": TrainConfig()}
     assert TrainConfig().quant is None
 
 
@@ -28,7 +27,7 @@ def test_values_reach_their_fields(tmp_path: Path) -> None:
     path.write_text(
         '[model]\nupscale = 2\n[quant]\nweight_bits = 2\n[optim]\nlearning_rate = 1\n[run]\ndepths = ["full", "half"]\n'
     )
-    config = configs.load(path)
+    (config,) = recipe.load(path).values()
     assert (config.model.upscale, config.optim.learning_rate, config.run.depths) == (2, 1.0, ["full", "half"])
     assert type(config.optim.learning_rate) is float
     assert config.quant == QuantConfig(weight_bits=2)
@@ -105,9 +104,9 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"broken\.toml"):
-        configs.load(path)
+        recipe.load(path)
     with pytest.raises(ConfigError, match=r"missing\.toml"):
-        configs.load(tmp_path / "missing.toml")
+        recipe.load(tmp_path / "missing.toml")
 
 
 @pytest.mark.parametrize("quant", [None, QuantConfig(weight_bits=2, act_bits=3, temperature=0)], ids=["float", "W2A3"])
@@ -139,17 +138,17 @@ def test_every_field_has_a_line_of_doc(section: type) -> None:
         assert re.search(r"  # \S+.{8,}", line), f"{section.__name__}.{field.name} says nothing of itself"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipes_load(recipe: Path) -> None:
-    config = configs.load(recipe)
-    network = checkpoint.build(config.model)
-    assert config.quant is None or quantize(network, config.quant)
-    for depth in config.run.depths:
-        assert kept_blocks(depth, network.ranking)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", [*recipe.names(), *RECIPES], ids=lambda path: Path(path).stem)
+def test_recipes_load(name: str | Path) -> None:
+    for config in recipe.load(name).values():
+        network = checkpoint.build(config.model)
+        assert config.quant is None or quantize(network, config.quant)
+        for depth in config.run.depths:
+            assert network.kept(depth)
 
 
 def test_there_are_recipes() -> None:
-    assert RECIPES
+    assert RECIPES and recipe.names()
 
 
 def test_an_unknown_backbone_is_refused() -> None:

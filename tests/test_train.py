@@ -220,16 +220,18 @@ def test_gradients_are_clipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_steps_and_shifts_learn_at_their_own_rate(make: Make) -> None:
-    trainer = Trainer(make(W4A4, {"optim": {"quantizer_rate": 0.25}}))
+    trainer = Trainer(make(W4A4, {"optim": {"quantizer_rate": 0.25, "shift_rate": 0.5}}))
     trainer.step = 5
     trainer.update(*trainer.sampler(5))
-    weights, quantizers = trainer.optimizer.param_groups
+    groups = {group["relative_rate"]: group for group in trainer.optimizer.param_groups}
     rate = train.learning_rate(trainer.config.optim, 5)
-    assert (weights["lr"], quantizers["lr"]) == (rate, 0.25 * rate)
+    assert {relative: group["lr"] for relative, group in groups.items()} == {r: r * rate for r in (1.0, 0.25, 0.5)}
     layers = quantized_layers(trainer.network).values()
-    own = {id(p) for layer in layers for p in (*layer.act_quantizer.parameters(), *layer.weight_quantizer.parameters())}
-    assert {id(p) for p in quantizers["params"]} == own and len(own) == 4 * 3
-    assert len(weights["params"]) + len(own) == len(list(trainer.network.parameters()))
+    shifts = {id(layer.act_quantizer.shift) for layer in layers}
+    steps = {id(quantizer.scale) for layer in layers for quantizer in (layer.act_quantizer, layer.weight_quantizer)}
+    assert {id(p) for p in groups[0.25]["params"]} == steps and len(steps) == 8
+    assert {id(p) for p in groups[0.5]["params"]} == shifts and len(shifts) == 4
+    assert len(groups[1.0]["params"]) + 12 == len(list(trainer.network.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -389,13 +391,16 @@ def test_only_the_newest_checkpoints_stay(make: Make, keep: int) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], how: Callable[[Tensor], Tensor]) -> None:
     """Makes the loss of some steps non-finite."""
-    loss = Trainer.loss
+    update = Trainer.update
 
-    def poisoned(trainer: Trainer, lr: Tensor, hr: Tensor) -> Tensor:
-        value = loss(trainer, lr, hr)
-        return how(value) if trainer.step in steps else value
+    def poisoned(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        loss = trainer.loss
+        with pytest.MonkeyPatch.context() as patch:
+            if trainer.step in steps:
+                patch.setattr(trainer, "loss", lambda lr, hr: how(loss(lr, hr)))
+            return update(trainer, lr, hr)
 
-    monkeypatch.setattr(Trainer, "loss", poisoned)
+    monkeypatch.setattr(Trainer, "update", poisoned)
 
 
 def infinite_gradient(loss: Tensor) -> Tensor:
@@ -454,10 +459,39 @@ def test_too_many_bad_steps_stop_the_run(make: Make, monkeypatch: pytest.MonkeyP
     config = make({"run": {"max_bad_steps": 3, "checkpoint_every": 2}})
     with monkeypatch.context() as patch:
         poison(patch, set(range(5, 99)), lambda loss: loss * math.nan)
-        with pytest.raises(train.TrainingDiverged, match="step 8: 4 non-finite losses in a row; lower the rate"):
+        wanted = r"step 8: 4 non-finite losses in a row, after 3 of 3 rollbacks; lower optim\.learning_rate"
+        with pytest.raises(train.TrainingDiverged, match=wanted):
             train.run(config)
     assert not (folder_of(config) / "weights.safetensors").exists()
     assert train.run(config, resume=True).step == 12  # the checkpoints are sound
+
+
+def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make({"run": {"max_bad_steps": 1, "checkpoint_every": 4, "log_every": 1}})
+    rates: list[tuple[int, float]] = []
+    update = Trainer.update
+
+    def once_bad(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        rates.append((trainer.step, trainer.rate(trainer.step)))
+        return math.nan if trainer.step in (5, 6) and trainer.rollbacks == 0 else update(trainer, lr, hr)
+
+    monkeypatch.setattr(Trainer, "update", once_bad)
+    with caplog.at_level(logging.WARNING):
+        trainer = train.run(config)
+    assert "step 6: 2 non-finite losses in a row: back to step 4, at 1/2 of the learning rate" in caplog.text
+    assert [step for step, _ in rates] == [0, 1, 2, 3, 4, 5, 6, *range(4, 12)]
+    full = [train.learning_rate(config.optim, step) for step in range(12)]
+    assert [rate for _, rate in rates] == full[:7] + [rate / 2 for rate in full[4:]]
+    assert trainer.step == 12
+    assert checkpoints.load(checkpoints.saved_steps(folder_of(config))[0]).state["rollbacks"] == 1
+
+
+def test_without_a_checkpoint_there_is_nothing_to_roll_back_to(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, set(range(99)), lambda loss: loss * math.nan)
+    with pytest.raises(train.TrainingDiverged, match="step 3: 4 non-finite losses in a row, after 0 of 3 rollbacks"):
+        train.run(make({"run": {"max_bad_steps": 3}}))
 
 
 def test_non_finite_weights_are_never_saved(make: Make) -> None:
@@ -557,15 +591,15 @@ def test_a_checkpoint_teaches(make: Make) -> None:
     train.run(teacher)
     taught = {"teacher": {"weights": str(folder_of(teacher) / "weights.safetensors"), "weight": 0.25}}
     trainer = Trainer(make(x4, W2A2, taught, {"run": {"bf16": False}}))
-    assert isinstance(trainer.teacher, EDSR) and not trainer.teacher.training
-    assert not any(p.requires_grad for p in trainer.teacher.parameters())
+    assert isinstance(trainer.loss.teacher, EDSR) and not trainer.loss.teacher.training
+    assert not any(p.requires_grad for p in trainer.loss.teacher.parameters())
     lr, hr = trainer.sampler(0)
-    sr, wanted = trainer.network(lr), trainer.teacher(lr)
+    sr, wanted = trainer.network(lr), trainer.loss.teacher(lr)
     loss = 0.75 * functional.l1_loss(sr, hr) + 0.25 * functional.l1_loss(sr, wanted)
     torch.testing.assert_close(trainer.loss(lr, hr), loss)
-    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.loss.teacher.state_dict().items()}
     trainer.update(lr, hr)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.teacher.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.loss.teacher.state_dict().items())
 
 
 def test_a_teacher_of_another_factor_is_refused(make: Make) -> None:
@@ -579,9 +613,9 @@ def test_rlfn_teaches(make: Make, data_folder: Path) -> None:
     weights = str(data_folder / "weights" / "rlfn" / "team04_rlfn.pth")
     changes = {"model": {"upscale": 4}, "data": {"patch": 16}, "teacher": {"weights": weights, "kind": "rlfn"}}
     trainer = Trainer(make(changes))
-    assert trainer.teacher is not None and not any(p.requires_grad for p in trainer.teacher.parameters())
+    assert trainer.loss.teacher is not None and not any(p.requires_grad for p in trainer.loss.teacher.parameters())
     lr, hr = trainer.sampler(0)
-    taught = trainer._teach(lr)
+    taught = trainer.loss._taught(lr)
     assert taught is not None and taught.shape == hr.shape and taught.dtype == torch.float32
     assert functional.l1_loss(taught, hr) < 0.5 * (hr - hr.mean()).abs().mean()  # it does enlarge
     assert math.isfinite(trainer.update(lr, hr))
@@ -635,3 +669,28 @@ def test_unfit_teachers_are_refused(tmp_path: Path, unfit: str, kind: str) -> No
     UNFIT[unfit](path)
     with pytest.raises(CheckpointError, match=r"weights\.pth: "):
         load_teacher(TrainConfig(teacher=TeacherConfig(weights=str(path), kind=kind)), torch.device("cpu"))
+
+
+# ---- ranking
+
+
+def test_rules_of_ranking(make: Make) -> None:
+    config = make(DQA)
+    network = checkpoints.build(config.model)
+    for block, gain in zip(network.body, [1.2, 0.7, 1.0, 0.9], strict=True):
+        block.gain.data.fill_(gain)
+    assert train.rank_blocks(network, "small-gain", []) == (1, 3, 2, 0)
+    assert train.rank_blocks(network, "large-gain", []) == (0, 2, 3, 1)
+
+
+def test_sensitive_blocks_come_first(make: Make) -> None:
+    trainer = Trainer(make({"model": {"blocks": 4}}))
+    network, batch = trainer.network, trainer.sampler(0)
+    with torch.no_grad():
+        for block, strength in zip(network.body, [0.0, 3.0, 1.0, 2.0], strict=True):
+            block.conv2.weight.mul_(strength)
+            block.conv2.bias.mul_(strength)
+        network.upsampler[0].weight.mul_(5)
+        batch = (batch[0], network(batch[0]))  # the network is right as it is, so that each missing block harms
+    assert train.rank_blocks(network, "sensitivity", [batch]) == (1, 3, 2, 0)
+    assert train.rank_blocks(network, "sensitivity", [batch, batch]) == (1, 3, 2, 0)

@@ -4,6 +4,7 @@ Tensor names: `model.*` the trained weights, `ema.*` their average, `optim.<fiel
 Metadata: `config` and `state` as JSON. A file of weights alone (what a run exports) has only `ema.*`.
 """
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -71,9 +72,8 @@ def build(config: ModelConfig) -> nn.Module:
     """A fresh float network."""
     if config.backbone not in MODELS:
         raise configs.ConfigError(f"model.backbone: got {config.backbone!r}, wanted one of {', '.join(MODELS)}")
-    return MODELS[config.backbone](
-        upscale=config.upscale, channels=config.channels, blocks=config.blocks, upsampler=config.upsampler
-    )
+    settings = dataclasses.asdict(config)
+    return MODELS[settings.pop("backbone")](**settings)
 
 
 def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:

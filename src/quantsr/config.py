@@ -1,4 +1,4 @@
-"""Settings of a training run: typed, checked, read strictly from TOML.
+"""Settings of a training run: typed, checked, strict; `recipe` reads them from TOML.
 
 An unknown key is an error that names the nearest known one. Every setting is written into each checkpoint.
 """
@@ -6,11 +6,9 @@ An unknown key is an error that names the nearest known one. Every setting is wr
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from quantsr.models.depth import FRACTIONS
@@ -30,6 +28,8 @@ class ModelConfig:
     channels: int = 64  # width of the body
     blocks: int = 16  # residual blocks at full depth
     upsampler: str = "direct"  # "direct" or "paper"
+    half: int = 0  # blocks kept at half depth, such as 17 of 32; 0: exactly half of them
+    quarter: int = 0  # blocks kept at quarter depth, such as 9 of 32; 0: exactly a quarter of them
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class OptimConfig:
 
     steps: int = 8000  # optimiser steps in the whole run
     learning_rate: float = 1e-3  # peak, of weights and biases
-    quantizer_rate: float = 0.1  # learning rate of quantizer steps and shifts, relative to the weights'
+    quantizer_rate: float = 0.1  # learning rate of quantizer steps and bounds, relative to the weights'
+    shift_rate: float = 0.1  # learning rate of quantizer shifts, relative to the weights'
+    temperatures: list[float] = field(default_factory=list)  # T in equal shares of the run; empty: quant.temperature
     warmup: int = 200  # steps of linear rise from 0
     schedule: str = "cosine"  # "cosine" to `final_rate`, or "step" at `milestones`
     final_rate: float = 0.01  # last learning rate, relative to the peak (cosine)
@@ -62,11 +64,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Distillation: loss = (1 - weight) * L1(sr, hr) + weight * L1(sr, teacher)."""
+    """Distillation: of outputs, of trunk features, and of full depth into the shallower ones; see `losses`."""
 
     weights: str = ""  # a checkpoint of ours, or RLFN's .pth; empty: no teacher
     kind: str = "checkpoint"  # "checkpoint" or "rlfn"
-    weight: float = 0.5  # share of the teacher in the loss
+    weight: float = 0.5  # share of the teacher's output in the loss
+    feature_weight: float = 0.0  # weight of the distance between the trunks' attention maps
+    sandwich: float = 0.0  # share of full depth's output in the loss of the shallower depths; needs no teacher
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class RunConfig:
     init: str = ""  # checkpoint whose weights to start from; body weights are taken over between upscales
     depths: list[str] = field(default_factory=lambda: ["full"])  # DQA stage two: ["full", "half", "quarter"]
     depth_weights: list[float] = field(default_factory=list)  # loss weight of each depth; empty: equal
+    ranking: str = "small-gain"  # blocks kept first: "small-gain", "large-gain" or "sensitivity"
     seed: int = 0  # of initial weights and of every batch
     device: str = "cpu"  # "cpu" or "cuda"
     threads: int = 0  # CPU threads; 0: torch's default
@@ -87,7 +92,8 @@ class RunConfig:
     validate_every: int = 1000  # steps between validations
     checkpoint_every: int = 500  # steps between checkpoints
     keep: int = 2  # newest checkpoints kept
-    max_bad_steps: int = 10  # non-finite steps in a row that are skipped before the run stops
+    max_bad_steps: int = 10  # non-finite steps in a row that are skipped before the run rolls back
+    max_rollbacks: int = 3  # returns to the last checkpoint, each at half the learning rate, before the run stops
     tensorboard: bool = False  # also write TensorBoard events (extra `log`)
 
 
@@ -96,8 +102,12 @@ _SMALLEST = (
     (0, "optim", "warmup"),
     (1, "data", "patch batch"),
     (1, "run", "calibration_batches log_every validate_every checkpoint_every keep"),
-    (0, "run", "seed threads max_bad_steps"),
-)  # value, section, fields
+    (0, "run", "seed threads max_bad_steps max_rollbacks"),
+    (0, "model", "half quarter"),
+    (0, "optim", "quantizer_rate shift_rate"),
+    (0, "teacher", "feature_weight"),
+)
+RANKINGS = ("small-gain", "large-gain", "sensitivity")  # value, section, fields
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,17 @@ class TrainConfig:
         _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
         known = all(depth in FRACTIONS for depth in self.run.depths)
         _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))
+        _require(self.run.ranking in RANKINGS, "run.ranking", self.run.ranking, "one of " + ", ".join(RANKINGS))
+        teacher = self.teacher
+        _require(0 <= teacher.sandwich <= 1, "teacher.sandwich", teacher.sandwich, "0 to 1")
+        first = self.run.depths[0]
+        _require(not teacher.sandwich or first == "full", "run.depths", self.run.depths, '"full" first, as it teaches')
+        _require(
+            not teacher.feature_weight or bool(teacher.weights),
+            "teacher.weights", teacher.weights, "a teacher, as teacher.feature_weight is set",
+        )  # fmt: skip
+        temperatures = self.optim.temperatures
+        _require(all(t >= 0 for t in temperatures), "optim.temperatures", temperatures, "none below 0")
         weights = self.run.depth_weights
         _require(len(weights) in (0, len(self.run.depths)), "run.depth_weights", weights, "one per depth, or none")
         rate = self.optim.learning_rate
@@ -137,17 +158,8 @@ class TrainConfig:
         return {name: table for name, table in tables.items() if table is not None}
 
 
-def load(path: Path) -> TrainConfig:
-    """Reads a TOML file. Raises ConfigError for bad syntax, an unknown key, a wrong type or a bad value."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return from_dict(tables)
-
-
 def from_dict(tables: dict[str, Any]) -> TrainConfig:
-    """A TrainConfig from plain tables; raises ConfigError."""
+    """A TrainConfig from plain tables. Raises ConfigError for an unknown key, a wrong type or a bad value."""
     config: TrainConfig = _build(TrainConfig, tables, "")
     return config
 

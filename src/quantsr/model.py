@@ -45,9 +45,7 @@ class Model:
         """How many times larger the result is on each side: 2, 3 or 4."""
         return int(self.packed.info["upscale"])
 
-    def upscale(
-        self, image: UInt8, depth: str = "full", tile: int | None = None, memory: int | None = None
-    ) -> UInt8:
+    def upscale(self, image: UInt8, depth: str = "full", tile: int | None = None, memory: int | None = None) -> UInt8:
         """uint8 RGB (H, W, 3), any size from 1x1 -> uint8 RGB (H*scale, W*scale, 3).
 
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never

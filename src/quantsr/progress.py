@@ -94,6 +94,21 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
 
+class Silent:
+    """A RunLog that tells nothing: of all processes but the first."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def describe(self, quantized: list[str], photos: int, held_out: int) -> None: ...
+
+    def step(self, step: int, loss: float, rate: float) -> None: ...
+
+    def validation(self, step: int, psnr: dict[str, float]) -> None: ...
+
+
 def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

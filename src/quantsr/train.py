@@ -3,7 +3,7 @@
 Stages differ only in their configuration: a float twin has no [quant]; a quantized network at full depth has it; the
 depth-dynamic stage lists several depths, runs the same batch at each and makes one step from the summed loss
 (DQA of QuantSR, NeurIPS 2023). A batch depends on (seed, step) alone and the whole state is in the checkpoint, so on a
-CPU a resumed run ends bit-equal to an unbroken one.
+CPU a resumed run ends bit-equal to an unbroken one. Under torchrun several processes share each batch.
 """
 
 import copy
@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from quantsr import checkpoint as checkpoints
-from quantsr import images, metrics
+from quantsr import distributed, images, metrics
 from quantsr.checkpoint import Checkpoint
 from quantsr.config import OptimConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
+from quantsr.distributed import Workers
+from quantsr.losses import Objective
 from quantsr.models.blocks import ResidualBlock
-from quantsr.progress import RunLog
+from quantsr.models.depth import rank_by
+from quantsr.progress import RunLog, Silent
 from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
 from quantsr.teachers import load_teacher
 
@@ -37,29 +39,35 @@ VALIDATION_SIDE = 192  # LR pixels: the centre of each held-out photograph
 
 
 class TrainingDiverged(RuntimeError):
-    """Too many non-finite steps in a row; the last checkpoint is sound."""
+    """Non-finite losses that no return to the last checkpoint cures; that checkpoint is sound."""
 
 
 class Trainer:
-    """A run: network, averaged network, optimiser and data, at some step."""
+    """A run: network, averaged network, optimiser and data, at some step.
 
-    def __init__(self, config: TrainConfig) -> None:
+    workers: this process among those that share the run. rollbacks: returns to a checkpoint so far, each of which
+    halved the learning rate.
+    """
+
+    def __init__(self, config: TrainConfig, workers: Workers = distributed.Workers()) -> None:  # noqa: B008 (frozen)
         run = config.run
-        self.config, self.folder, self.step = config, Path(run.folder), 0
+        self.config, self.folder, self.step, self.rollbacks, self.workers = config, Path(run.folder), 0, 0, workers
         self.device = torch.device(run.device)
+        if config.data.batch % workers.count:
+            raise ValueError(f"got data.batch {config.data.batch}, wanted a multiple of the {workers.count} processes")
         if run.threads:
             torch.set_num_threads(run.threads)
         torch.manual_seed(run.seed)
         self.train_photos, self.val_photos = split_photos(config)
-        self.sampler = PatchSampler(
-            self.train_photos, patch=config.data.patch, batch=config.data.batch, seed=run.seed
-        )
+        self.sampler = PatchSampler(self.train_photos, patch=config.data.patch, batch=config.data.batch, seed=run.seed)
         source = checkpoints.load(Path(run.init)) if run.init else None
         self.earlier_stages: list[dict[str, Any]] = source.state.get("history", []) if source else []
         self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
+        workers.agree(self.network)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.network, config.optim)
-        self.teacher = load_teacher(config, self.device) if config.teacher.weights else None
+        teacher = load_teacher(config, self.device) if config.teacher.weights else None
+        self.loss = Objective(config, self.network, teacher)
         if run.compile:
             for block in self.network.modules():
                 if isinstance(block, ResidualBlock):
@@ -67,36 +75,61 @@ class Trainer:
 
     def train(self, minutes: float | None = None) -> None:
         """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end."""
-        run, total = self.config.run, self.config.optim.steps
         deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
-        bad = 0
-        with RunLog(self.folder, self.config, resumed_at=self.step) as journal, _prefetched(self) as batches:
+        log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
+        with log_of_run as journal:
             journal.describe(list(quantized_layers(self.network)), len(self.train_photos), len(self.val_photos))
-            while self.step < total and time.monotonic() < deadline:
+            while not self._advance(journal, deadline):
+                self._roll_back()
+        self.save()
+        if self.step == self.config.optim.steps:
+            self.export()
+
+    def _advance(self, journal: RunLog | Silent, deadline: float) -> bool:
+        """Trains to the last step or the deadline; False if too many steps in a row were not finite."""
+        run, total, bad = self.config.run, self.config.optim.steps, 0
+        with _prefetched(self) as batches:
+            while self.step < total and not self._late(deadline):
                 loss = self.update(*next(batches))
                 bad = 0 if math.isfinite(loss) else bad + 1
                 if bad > run.max_bad_steps:
-                    raise TrainingDiverged(f"step {self.step}: {bad} non-finite losses in a row; lower the rate")
+                    return False
                 self.step += 1
-                journal.step(self.step, loss, learning_rate(self.config.optim, self.step - 1))
+                journal.step(self.step, loss, self.rate(self.step - 1))
                 if self.step % run.validate_every == 0 or self.step == total:
                     journal.validation(self.step, self.validate())
-                if self.step % run.checkpoint_every == 0:
+                if self.step % run.checkpoint_every == 0 and not bad:  # a rollback must leave the bad steps behind
                     self.save()
-        self.save()
-        if self.step == total:
-            self.export()
+        return True
+
+    def _late(self, deadline: float) -> bool:
+        return deadline < math.inf and self.workers.any(time.monotonic() >= deadline)
+
+    def _roll_back(self) -> None:
+        """Goes on from the last checkpoint at half the learning rate. Raises TrainingDiverged if that was in vain."""
+        rollbacks, limit, at = self.rollbacks + 1, self.config.run.max_rollbacks, self.step
+        why = f"step {at}: {self.config.run.max_bad_steps + 1} non-finite losses in a row"
+        if rollbacks > limit or not self.resume():
+            raise TrainingDiverged(f"{why}, after {rollbacks - 1} of {limit} rollbacks; lower optim.learning_rate")
+        self.rollbacks = rollbacks
+        log.warning("%s: back to step %d, at 1/%d of the learning rate", why, self.step, 2**rollbacks)
+
+    def rate(self, step: int) -> float:
+        """The weights' learning rate of a step (0-based)."""
+        return learning_rate(self.config.optim, step) / 2**self.rollbacks
 
     def update(self, lr: Tensor, hr: Tensor) -> float:
         """One optimiser step; returns the loss. A non-finite loss or gradient leaves every weight as it was."""
         lr, hr = (t.to(self.device, memory_format=torch.channels_last, non_blocking=True) for t in (lr, hr))
         optim = self.config.optim
-        rate = learning_rate(optim, self.step)
+        rate = self.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative_rate"]
         self.optimizer.zero_grad()
         loss = self.loss(lr, hr)
         loss.backward()
+        gradients = (p.grad for p in self.network.parameters() if p.grad is not None)
+        self.workers.average([loss.detach(), *gradients])
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.gradient_clip or math.inf)
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
@@ -107,32 +140,6 @@ class Trainer:
             layer.keep_scales_positive()
         self._average(optim.ema)
         return value
-
-    def loss(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """Weighted L1 over all depths of the run, against the photograph and, if there is one, the teacher."""
-        depths = self.config.run.depths
-        weights = self.config.run.depth_weights or [1 / len(depths)] * len(depths)
-        share = self.config.teacher.weight if self.teacher is not None else 0.0
-        taught = self._teach(lr)
-        total = torch.zeros((), device=self.device)
-        for depth, weight in zip(depths, weights, strict=True):
-            with self._autocast():
-                sr = self.network(lr, depth=depth)
-            loss = functional.l1_loss(sr.float(), hr)
-            if taught is not None:
-                loss = (1 - share) * loss + share * functional.l1_loss(sr.float(), taught)
-            total = total + weight * loss
-        return total
-
-    @torch.no_grad()
-    def _teach(self, lr: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with self._autocast():
-            return self.teacher(lr).float()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.bf16)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
@@ -155,15 +162,19 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint and drops all but the newest few."""
-        path = self.folder / f"checkpoint-{self.step:07d}.safetensors"
-        checkpoints.save(path, Checkpoint(self.config, self._state(), self._tensors()))
-        for old in checkpoints.saved_steps(self.folder)[self.config.run.keep :]:
-            old.unlink()
+        if self.workers.rank == 0:
+            path = self.folder / f"checkpoint-{self.step:07d}.safetensors"
+            checkpoints.save(path, Checkpoint(self.config, self._state(), self._tensors()))
+            for old in checkpoints.saved_steps(self.folder)[self.config.run.keep :]:
+                old.unlink()
+        self.workers.wait()
 
     def export(self) -> None:
         """Writes the averaged weights alone, for packing and for starting further runs."""
-        tensors = {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        checkpoints.save(self.folder / "weights.safetensors", Checkpoint(self.config, self._state(), tensors))
+        if self.workers.rank == 0:
+            tensors = {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+            checkpoints.save(self.folder / "weights.safetensors", Checkpoint(self.config, self._state(), tensors))
+        self.workers.wait()
 
     def resume(self) -> bool:
         """Continues from the newest checkpoint that can be read; False if there is none.
@@ -188,6 +199,7 @@ class Trainer:
         stage = {"steps": self.step, **_summary(self.config)}
         return {
             "step": self.step,
+            "rollbacks": self.rollbacks,
             "ranking": list(self.network.ranking),
             "history": [*self.earlier_stages, stage],
         }
@@ -201,7 +213,7 @@ class Trainer:
         return tensors
 
     def _restore(self, found: Checkpoint) -> None:
-        self.step = found.state["step"]
+        self.step, self.rollbacks = found.state["step"], found.state.get("rollbacks", 0)
         self.network.load_state_dict(found.part("model"))
         self.averaged.load_state_dict(found.part("ema"))
         for network in (self.network, self.averaged):
@@ -249,17 +261,38 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
         _take_over(network, source.part("ema"))
         if len(source.state["ranking"]) == len(network.ranking):
             network.set_ranking(source.state["ranking"])
+    first = config.optim.steps
+    fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
+    if config.quant is not None:
+        quantize(network, config.quant)
+        if source is not None and _same_codes(source.config.quant, config.quant):
+            _take_over(network, source.part("ema"))
+        else:
+            calibrate(network, (sampler(index)[0] for index in fresh))
     if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
-        network.rank_blocks()  # once: the weights of a depth-dynamic network are made for their ranking
-    if config.quant is None:
-        return network
-    quantize(network, config.quant)
-    if source is not None and _same_codes(source.config.quant, config.quant):
-        _take_over(network, source.part("ema"))
-    else:
-        fresh = range(config.optim.steps, config.optim.steps + config.run.calibration_batches)  # no batch of the run
-        calibrate(network, (sampler(index)[0] for index in fresh))
+        # once: the weights of a depth-dynamic network are made for their ranking
+        network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
     return network
+
+
+@torch.no_grad()
+def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, ...]:
+    """Block indices in the order they are kept as depth shrinks.
+
+    rule: "small-gain", the paper's (where the shortcut's gain is large, the identity matters more than the block);
+    "large-gain", its opposite; "sensitivity", blocks first whose absence raises the L1 loss on the batches most.
+    """
+    gains = [float(block.gain.detach()) for block in network.body]
+    if rule == "small-gain":
+        return rank_by(gains)
+    if rule == "large-gain":
+        return rank_by([-gain for gain in gains])
+    losses = [0.0] * len(gains)
+    for lr, hr in batches:
+        for block in range(len(gains)):
+            others = [index for index in range(len(gains)) if index != block]
+            losses[block] += float((network(lr, depth=others) - hr).abs().mean())
+    return rank_by([-loss for loss in losses])
 
 
 def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
@@ -279,13 +312,13 @@ def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
 
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Adam:
-    """Adam with one group for weights, biases and gains, and one for quantizer steps and shifts."""
-    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    """Adam with a group each for weights, biases and gains, for quantizer steps and bounds, and for shifts."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        groups["quantizer" in name].append(parameter)
-    rates = {False: 1.0, True: config.quantizer_rate}
+        quantizer_rate = config.shift_rate if name.endswith("shift") else config.quantizer_rate
+        groups.setdefault(quantizer_rate if "quantizer" in name else 1.0, []).append(parameter)
     return torch.optim.Adam(
-        [{"params": p, "relative_rate": rates[q]} for q, p in groups.items() if p],
+        [{"params": parameters, "relative_rate": rate} for rate, parameters in groups.items()],
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
         fused=True,
@@ -307,17 +340,18 @@ class _prefetched:
     """Iterator over a trainer's batches that cuts the next one while this one trains."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._sampler, self._first = trainer.sampler, trainer.step
+        self._draw = lambda step: trainer.sampler(step, trainer.workers.share)
+        self._first = trainer.step
         self._pool = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._batches()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        step, coming = self._first, self._pool.submit(self._sampler, self._first)
+        step, coming = self._first, self._pool.submit(self._draw, self._first)
         while True:
             batch, step = coming.result(), step + 1
-            coming = self._pool.submit(self._sampler, step)
+            coming = self._pool.submit(self._draw, step)
             yield batch
 
     def __exit__(self, *_: object) -> None:
@@ -342,11 +376,28 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     if not resume and checkpoints.saved_steps(folder):
         raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config)
+    workers = distributed.join(config.run.device)
+    trainer = Trainer(config, workers)
     if resume and trainer.resume():
         log.info("resumed at step %d", trainer.step)
     trainer.train(minutes)
     return trainer
+
+
+def run_stages(
+    configs: Iterable[TrainConfig], *, minutes: float | None = None, resume: bool = False
+) -> Iterator[Trainer]:
+    """Runs one stage after the other, each as `run` does; yields each trainer when it has stopped.
+
+    minutes: for all together. With `resume`, a stage that is done is only loaded.
+    """
+    deadline = None if minutes is None else time.monotonic() + minutes * 60
+    for config in configs:
+        left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
+        trainer = run(config, minutes=left, resume=resume)
+        yield trainer
+        if trainer.step < config.optim.steps:
+            return
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

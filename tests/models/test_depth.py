@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from quantsr.models.depth import kept_blocks, rank_by_gain
+from quantsr.models.depth import kept_blocks, rank_by
 
 REVERSED = tuple(range(31, -1, -1))
 
@@ -33,5 +33,5 @@ def test_an_impossible_depth_is_refused(depth: str | int | list[int]) -> None:
 
 
 def test_small_gains_come_first_and_ties_keep_the_later_block() -> None:
-    assert rank_by_gain([1.2, 0.8, 1.0, 0.8]) == (3, 1, 2, 0)
-    assert rank_by_gain([1.0] * 4) == (3, 2, 1, 0)
+    assert rank_by([1.2, 0.8, 1.0, 0.8]) == (3, 1, 2, 0)
+    assert rank_by([1.0] * 4) == (3, 2, 1, 0)

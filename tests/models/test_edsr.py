@@ -95,13 +95,13 @@ def test_a_skipped_block_still_multiplies_by_its_gain() -> None:
     torch.testing.assert_close(seen[0], 0.25 * network.body[2](0.5 * 2.0 * head))
 
 
-def test_blocks_are_ranked_by_their_gains() -> None:
-    network = tiny()
-    for block, gain in zip(network.body, [1.0, 0.5, 2.0, 0.7], strict=True):
-        block.gain.data.fill_(gain)
-    network.rank_blocks()
-    assert network.ranking == (1, 3, 0, 2)
-    assert _ran(network, "half") == [1, 3]
+def test_named_depths_may_keep_any_number_of_blocks() -> None:
+    network = tiny(blocks=32, half=17, quarter=9, ranking=range(31, -1, -1))
+    assert _ran(network, "half") == list(range(15, 32))
+    assert _ran(network, "quarter") == list(range(23, 32))
+    assert len(_ran(network, "full")) == 32
+    with pytest.raises(ValueError, match="got 33 blocks at half and 0 at quarter depth, wanted 0 to 32"):
+        tiny(blocks=32, half=33)
 
 
 def test_the_whole_network_by_hand() -> None:

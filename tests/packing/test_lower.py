@@ -104,9 +104,7 @@ def test_lift_undoes_lower(bits: int | None, image: np.ndarray) -> None:
     for name, layer in quantized_layers(again).items():
         twin = quantized_layers(network)[name]
         assert layer.act_quantizer.signed == twin.act_quantizer.signed
-        assert torch.equal(
-            layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0]
-        )
+        assert torch.equal(layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0])
 
 
 def test_nothing_non_finite_is_packed() -> None:

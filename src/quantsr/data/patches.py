@@ -1,8 +1,8 @@
 """Training pairs cut from a folder of photographs.
 
 LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays.
-Patches are drawn in proportion to their detail: flat sky teaches nothing. Batch `step` depends on (seed, step) alone,
-so a resumed run sees exactly what an unbroken one would have seen.
+Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair `i` of batch `step` depends on
+(seed, step, i) alone, so a resumed run sees exactly what an unbroken one would have seen.
 """
 
 import hashlib
@@ -102,10 +102,12 @@ class PatchSampler:
         weights += 0.05 * weights.mean()  # smooth gradients must not be forgotten altogether
         self._cumulative = np.cumsum(weights / weights.sum())
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch of a step: lr float32 (N, 3, P, P) and hr float32 (N, 3, P*s, P*s), RGB in [0, 1]."""
-        rng = np.random.default_rng((self.seed, step))
-        pairs = [self._draw(rng) for _ in range(self.batch)]
+    def __call__(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Batch of a step: lr float32 (N, 3, P, P) and hr float32 (N, 3, P*s, P*s), RGB in [0, 1].
+
+        share: which of the batch's pairs; several processes split a batch.
+        """
+        pairs = [self._draw(np.random.default_rng((self.seed, step, index))) for index in range(self.batch)[share]]
         lr, hr = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*pairs, strict=True))
         return _tensor(lr), _tensor(hr)
 

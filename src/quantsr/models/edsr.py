@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantsr.models.blocks import UPSAMPLERS, ResidualBlock
-from quantsr.models.depth import Depth, kept_blocks, rank_by_gain
+from quantsr.models.depth import Depth, kept_blocks
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in EDSR
 
@@ -21,6 +21,7 @@ class EDSR(nn.Module):
 
     upscale: 2, 3 or 4. channels: width. blocks: residual blocks at full depth.
     upsampler: "paper" (conv + PixelShuffle stages, last conv) or "direct" (one conv + PixelShuffle).
+    half, quarter: blocks kept at these depths, such as 17 and 9 of 32; 0: exactly a half and a quarter.
     ranking: blocks in the order in which they are kept when depth shrinks; default 0, 1, 2, ...
     """
 
@@ -31,6 +32,8 @@ class EDSR(nn.Module):
         channels: int = 64,
         blocks: int = 16,
         upsampler: str = "direct",
+        half: int = 0,
+        quarter: int = 0,
         ranking: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -38,7 +41,10 @@ class EDSR(nn.Module):
             raise ValueError(f"got upscale {upscale}, wanted 2, 3 or 4")
         if upsampler not in UPSAMPLERS:
             raise ValueError(f"got upsampler {upsampler!r}, wanted one of {', '.join(UPSAMPLERS)}")
+        if not all(0 <= count <= blocks for count in (half, quarter)):
+            raise ValueError(f"got {half} blocks at half and {quarter} at quarter depth, wanted 0 to {blocks}")
         self.upscale, self.channels, self.upsampler_kind = upscale, channels, upsampler
+        self.depth_counts = {"half": half, "quarter": quarter}
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
@@ -52,13 +58,18 @@ class EDSR(nn.Module):
             raise ValueError(f"got ranking {list(ranking)}, wanted each of 0..{len(self.body) - 1} once")
         self.ranking = tuple(int(block) for block in ranking)
 
-    def rank_blocks(self) -> None:
-        """Ranks the blocks by their learned shortcut gains (QuantSR's rule)."""
-        self.set_ranking(rank_by_gain([float(block.gain.detach()) for block in self.body]))
+    def kept(self, depth: Depth) -> tuple[int, ...]:
+        """The blocks that run at a depth, ascending; see `models.depth.kept_blocks`."""
+        return kept_blocks(depth, self.ranking, self.depth_counts)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The module whose output is the trunk's: what distillation of features compares."""
+        return self.after_body
 
     def forward(self, x: Tensor, depth: Depth = "full") -> Tensor:
         """depth: "full", "half", "quarter", a count of blocks, or block indices; see `models.depth`."""
-        kept = kept_blocks(depth, self.ranking)
+        kept = self.kept(depth)
         head = self.head(x - self.mean)  # (N, C, H, W)
         features = head
         for index, block in enumerate(self.body):

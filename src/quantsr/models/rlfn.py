@@ -61,6 +61,11 @@ class RLFN(nn.Module):
             nn.Conv2d(channels, 3 * upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
         )  # fmt: skip
 
+    @property
+    def trunk(self) -> nn.Module:
+        """The module whose output is the trunk's."""
+        return self.LR_conv
+
     def forward(self, x: Tensor) -> Tensor:
         head = self.fea_conv(x * 255)
         features = self.B4(self.B3(self.B2(self.B1(head))))

@@ -22,6 +22,8 @@ def lift(packed: PackedModel) -> EDSR:
         channels=info["channels"],
         blocks=info["blocks"],
         upsampler=info["upsampler"],
+        half=len(info["depths"].get("half", ())),
+        quarter=len(info["depths"].get("quarter", ())),
         ranking=_ranking(info["depths"], info["blocks"]),
     )
     if info["weight_bits"] != FLOAT_BITS:

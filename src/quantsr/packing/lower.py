@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantsr.models.depth import kept_blocks
 from quantsr.models.edsr import EDSR
 from quantsr.packing import bits
 from quantsr.packing.ops import FLOAT_BITS, IMAGE, Op, PackedModel, Program, check_model
@@ -49,7 +48,7 @@ def lower(
         "quantizer": quant.quantizer if quant else "none",
         "placement": quant.placement if quant else "none",
         "quantized_layers": list(quantized_layers(network)),
-        "depths": {depth: list(kept_blocks(depth, network.ranking)) for depth in depths},
+        "depths": {depth: list(network.kept(depth)) for depth in depths},
         "parameters": sum(p.numel() for m in network.modules() if isinstance(m, nn.Conv2d) for p in _weights(m)),
         "training": dict(training or {}),
         "licence": licence,
@@ -74,7 +73,7 @@ class _Lowering:
         mean = self.network.mean.flatten().numpy()
         value = self.affine("input", IMAGE, np.ones(3), -mean)
         head = self.conv("head", self.network.head, value)
-        stream = self.body(kept_blocks(self.depth, self.network.ranking), head)
+        stream = self.body(self.network.kept(self.depth), head)
         value = self.conv("after_body", self.network.after_body, stream)
         value = self.emit(Op("residual", (head, value), "long_skip", {"gain": 1.0}))
         for index, layer in enumerate(self.network.upsampler):

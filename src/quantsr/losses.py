@@ -1,0 +1,78 @@
+"""What a training run minimises.
+
+For each depth of the run, with T the teacher's output and F the output of the same network at full depth:
+
+    L1(sr, hr) and, of the teacher's share, L1(sr, T)
+    shallower depths, of the sandwich's share, L1(sr, F), no gradient through F   (Yu & Huang, ICCV 2019, 1903.05134)
+    + feature_weight * mean over images of |A(student) - A(teacher)|
+
+A is the trunk's attention map, the squared features summed over channels and divided by their L2 norm (Zagoruyko &
+Komodakis, ICLR 2017, 1612.03928; PAMS uses it for SR); it needs equal resolution, not equal widths.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantsr.config import TrainConfig
+
+
+class Objective:
+    """The loss of a batch, a scalar in [0, 1] units of the images.
+
+    Watches the trunks of student and teacher by hooks if features are distilled.
+    """
+
+    def __init__(self, config: TrainConfig, network: nn.Module, teacher: nn.Module | None) -> None:
+        self.network, self.teacher, self.settings = network, teacher, config.teacher
+        depths = config.run.depths
+        shares = config.run.depth_weights or [1 / len(depths)] * len(depths)
+        self.depths = list(zip(depths, shares, strict=True))
+        self.device_type, self.bf16 = torch.device(config.run.device).type, config.run.bf16
+        self.maps: dict[nn.Module, Tensor] = {}
+        if teacher is not None and self.settings.feature_weight:
+            for watched in (network, teacher):
+                watched.trunk.register_forward_hook(lambda _, __, out, key=watched: self._keep(key, out))
+
+    def __call__(self, lr: Tensor, hr: Tensor) -> Tensor:
+        """lr (N, 3, H, W), hr (N, 3, H*s, W*s), RGB in [0, 1]."""
+        taught = self._taught(lr)
+        total = torch.zeros((), device=lr.device)
+        full: Tensor | None = None
+        for depth, share in self.depths:
+            with self._autocast():
+                sr = self.network(lr, depth=depth).float()
+            loss = _towards(functional.l1_loss(sr, hr), sr, taught, self.settings.weight)
+            loss = _towards(loss, sr, full, self.settings.sandwich)
+            if self.maps:
+                loss = loss + self.settings.feature_weight * self._distance()
+            if depth == "full":
+                full = sr.detach()
+            total = total + share * loss
+        return total
+
+    @torch.no_grad()
+    def _taught(self, lr: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with self._autocast():
+            taught: Tensor = self.teacher(lr).float()
+        return taught
+
+    def _distance(self) -> Tensor:
+        assert self.teacher is not None
+        return torch.linalg.vector_norm(self.maps[self.network] - self.maps[self.teacher], dim=1).mean()
+
+    def _keep(self, network: nn.Module, features: Tensor) -> None:
+        energy = features.float().square().sum(dim=1).flatten(1)  # (N, H*W)
+        self.maps[network] = functional.normalize(energy, dim=1)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16)
+
+
+def _towards(loss: Tensor, sr: Tensor, target: Tensor | None, share: float) -> Tensor:
+    """The loss with a share of it replaced by the L1 distance to a target."""
+    if target is None or share == 0:
+        return loss
+    return (1 - share) * loss + share * functional.l1_loss(sr, target)

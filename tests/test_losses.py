@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quantsr import config as configs
+from quantsr.losses import Objective
+from quantsr.models.edsr import EDSR
+
+
+def objective(**teacher: float | str) -> tuple[Objective, EDSR, EDSR]:
+    torch.manual_seed(0)
+    student, teaching = (EDSR(upscale=2, channels=channels, blocks=4) for channels in (8, 16))
+    config = configs.from_dict({
+        "teacher": {"weights": "somewhere", "weight": 0.0} | teacher,
+        "run": {"bf16": False, "depths": ["full", "half"], "depth_weights": [0.75, 0.25]},
+    })  # fmt: skip
+    return Objective(config, student, teaching), student, teaching
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.rand(2, 3, 6, 7), torch.rand(2, 3, 12, 14)
+
+
+def test_the_teacher_takes_its_share(batch: tuple[Tensor, Tensor]) -> None:
+    loss, student, teacher = objective(weight=0.25)
+    lr, hr = batch
+    wanted = sum(
+        share * (0.75 * functional.l1_loss(sr, hr) + 0.25 * functional.l1_loss(sr, teacher(lr)))
+        for share, sr in ((0.75, student(lr)), (0.25, student(lr, depth="half")))
+    )
+    torch.testing.assert_close(loss(lr, hr), wanted)
+
+
+def test_full_depth_teaches_the_shallower_ones(batch: tuple[Tensor, Tensor]) -> None:
+    loss, student, _ = objective(sandwich=0.4)
+    lr, hr = batch
+    full, half = student(lr), student(lr, depth="half")
+    towards_full = functional.l1_loss(half, full.detach())
+    wanted = 0.75 * functional.l1_loss(full, hr) + 0.25 * (0.6 * functional.l1_loss(half, hr) + 0.4 * towards_full)
+    torch.testing.assert_close(loss(lr, hr), wanted)
+    loss(lr, hr).backward()
+    got = [block.gain.grad.clone() for block in student.body]  # no gradient reaches full depth by way of the sandwich
+    student.zero_grad()
+    wanted.backward()
+    torch.testing.assert_close(got, [block.gain.grad for block in student.body])
+
+
+def test_the_sandwich_needs_full_depth_first() -> None:
+    with pytest.raises(configs.ConfigError, match=r'run\.depths: got .*, wanted "full" first, as it teaches'):
+        configs.from_dict({"teacher": {"sandwich": 0.5}, "run": {"depths": ["half", "full"]}})
+
+
+def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -> None:
+    loss, student, teacher = objective(feature_weight=0.1)
+    plain, _, _ = objective()
+    lr, hr = batch
+
+    def attention(network: EDSR, depth: str) -> Tensor:
+        seen = []
+        hook = network.after_body.register_forward_hook(lambda _, __, out: seen.append(out))
+        network(lr, depth=depth)
+        hook.remove()
+        energy = (seen[0] ** 2).sum(dim=1)  # widths differ, resolutions do not
+        return energy / energy.square().sum(dim=(1, 2), keepdim=True).sqrt()
+
+    distance = 0.0
+    for share, depth in ((0.75, "full"), (0.25, "half")):
+        apart = attention(student, depth) - attention(teacher, "full")
+        distance += share * apart.square().sum(dim=(1, 2)).sqrt().mean()
+    assert 0.01 < float(distance) < math.sqrt(2)
+    torch.testing.assert_close(loss(lr, hr), plain(lr, hr) + 0.1 * distance)
+
+
+def test_features_need_a_teacher() -> None:
+    with pytest.raises(configs.ConfigError, match=r"teacher\.weights: got '', wanted a teacher"):
+        configs.from_dict({"teacher": {"feature_weight": 0.5}})
