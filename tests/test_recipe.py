@@ -98,7 +98,7 @@ def test_an_unknown_recipe_names_the_known() -> None:
         recipe.load("x9")
 
 
-@pytest.mark.parametrize("name", recipe.names())
+@pytest.mark.parametrize("name", [name for name in recipe.names() if not name.startswith("small")])
 def test_bundled_recipes_are_what_they_are_called(name: str) -> None:
     kind, scale, bits = name.split("-")
     stages = recipe.load(name)

@@ -72,9 +72,9 @@ def steps_saved(config: TrainConfig) -> list[int]:
 
 def assert_same_end(one: TrainConfig, two: TrainConfig) -> None:
     """Both runs ended with bit-equal weights, averages and optimiser states."""
-    for name in ("weights", "checkpoint-0000012"):
+    for name in ("weights", f"checkpoint-{one.optim.steps:07d}"):
         a, b = (checkpoints.load(folder_of(config) / f"{name}.safetensors") for config in (one, two))
-        assert a.state == b.state and a.state["step"] == 12
+        assert a.state == b.state and a.state["step"] == one.optim.steps
         assert a.tensors.keys() == b.tensors.keys()
         assert [key for key in a.tensors if not torch.equal(a.tensors[key], b.tensors[key])] == []
 
@@ -339,6 +339,47 @@ def test_a_killed_process_resumes_bit_equal(make: Make, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert checkpoints.saved_steps(folder_of(broken))
+    train.run(broken, resume=True)
+    assert_same_end(whole, broken)
+
+
+KILLER = """
+import json, os, random, sys, time
+import torch
+from quantsr import config, train
+torch.set_num_threads(1)
+settings, folder, kills = config.from_dict(json.load(open(sys.argv[1]))), sys.argv[2], 0
+random.seed(1)
+train.Trainer(settings)  # loads what loads late
+start = time.monotonic()
+train.Trainer(settings)
+ready = time.monotonic() - start  # a child needs as long before its first step
+while kills < 100 and not os.path.exists(f"{folder}/weights.safetensors"):
+    child = os.fork()
+    if child == 0:
+        train.run(settings, resume=True)
+        os._exit(0)
+    time.sleep(random.uniform(0, 5 * ready + 0.1))
+    os.kill(child, 9)
+    kills += os.waitpid(child, 0)[1] == 9
+print(kills)
+"""
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_at_random_moments_change_nothing(make: Make, tmp_path: Path) -> None:
+    often = {"optim": {"steps": 1200}, "run": {"checkpoint_every": 1, "validate_every": 1200}}
+    whole, broken = (make(W4A4, often, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    (tmp_path / "config.json").write_text(json.dumps(broken.to_dict()))
+    arguments = [str(tmp_path / "config.json"), str(folder_of(broken))]
+    source = str(Path(train.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, *arguments], env=os.environ | {"PYTHONPATH": source}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.split()[-1] == b"100"
+    assert 3 < max(steps_saved(broken)) < 1200  # they did hit a run under way
     train.run(broken, resume=True)
     assert_same_end(whole, broken)
 

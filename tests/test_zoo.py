@@ -9,6 +9,7 @@ import pytest
 
 import quantsr
 from quantsr import images, reference, zoo
+from quantsr.cli import main
 from quantsr.data import benchmarks
 from quantsr.engine import Engine, available_isas
 from quantsr.evaluate import evaluate
@@ -41,6 +42,36 @@ def test_stored_scores_are_reproduced(name: str, data_folder: Path) -> None:
         score = evaluate(lambda lr, depth=row["depth"]: model.upscale(lr, depth=depth), pairs, model.scale)
         assert score.psnr == pytest.approx(row["psnr"], abs=0.01)
         assert score.ssim == pytest.approx(row["ssim"], abs=0.0005)
+
+
+def test_the_zoo_is_checked_by_a_command(
+    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", "--zoo", "--data", str(data_folder / "benchmarks"), "--set", "Set5"]
+    assert main([*command, "--json", str(tmp_path / "zoo.json")]) == 0
+    assert f"{3 * len(NAMES)} scores, all as stored" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "zoo.json").read_text())["results"]
+    assert {(row["model"], row["depth"]) for row in rows} == {
+        (n, d) for n in NAMES for d in ("full", "half", "quarter")
+    }
+    records = json.loads(zoo.SCORES.read_text())
+    records[NAMES[0]]["scores"]["half"]["Set5"]["psnr"] += 0.02
+    records[NAMES[-1]]["sha256"] = "0" * 64
+    (tmp_path / "scores.json").write_text(json.dumps(records))
+    monkeypatch.setattr(zoo, "SCORES", tmp_path / "scores.json")
+    assert main(command) == 1
+    told = capsys.readouterr().out
+    assert told.count("DIFFERS") == 1 and f"{NAMES[-1]}: not the file on record (SHA-256)" in told
+    assert "2 differences" in told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_scores_are_those_of_the_results(name: str) -> None:
+    results = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-c-')}.json").read_text())["results"]
+    scores = zoo.stored(name)["scores"]
+    assert {(row["depth"], row["set"]) for row in results} == {(d, s) for d, sets in scores.items() for s in sets}
+    for row in results:
+        assert scores[row["depth"]][row["set"]]["psnr"] == pytest.approx(row["psnr"], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

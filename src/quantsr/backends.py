@@ -1,6 +1,7 @@
 """The ways to execute a packed model, for parity checks: the engine, the numpy reference, and PyTorch."""
 
 from collections.abc import Callable
+from typing import Any
 
 from quantsr import images
 from quantsr.evaluate import Upscaler
@@ -32,7 +33,12 @@ def torch(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
 
     if threads:
         torch.set_num_threads(threads)
-    network = lift(packed)
+    return of_network(lift(packed), depth)
+
+
+def of_network(network: Any, depth: str) -> Upscaler:
+    """A PyTorch network of `quantsr.models` in eval mode, quantized or not, as it is."""
+    import torch
 
     @torch.no_grad()
     def upscale(image: UInt8) -> UInt8:

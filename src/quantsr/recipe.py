@@ -31,13 +31,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*-*.toml"))
 
 
-def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> dict[str, TrainConfig]:
+def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> dict[str, TrainConfig]:
     """The stages of a recipe by name, in order; a file without stages has one, named "".
 
     overrides: "section.key=value", in every stage that has the section, or "stages.NAME.section.key=value"; a value
-    that is no TOML is a text. Raises ConfigError for anything that cannot be used.
+    that is no TOML is a text. seed: `run.seed` of the stages that do not set their own. Raises ConfigError for anything
+    that cannot be used.
     """
     tables = _read(_find(name_or_path))
+    if seed is not None:
+        tables = _merged(tables, {"run": {"seed": seed}})
     everywhere: Tables = {}
     for text in overrides:
         keys, value = _parse(text)

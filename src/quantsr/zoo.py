@@ -1,11 +1,14 @@
 """The models that come with the package."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from quantsr.packing.file import read
 from quantsr.packing.ops import PackedModel, PackedModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
+SCORES = WEIGHTS / "scores.json"  # name -> sha256 of the file, scores: depth -> set -> psnr, ssim
 
 
 class UnknownModelError(ValueError):
@@ -41,6 +44,14 @@ def load_packed(name_or_path: str | Path) -> PackedModel:
         return read(path)
     except PackedModelError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def stored(name: str) -> dict[str, Any]:
+    """What is on record of a bundled model: "sha256", and "scores" by depth and set. Raises UnknownModelError."""
+    records: dict[str, dict[str, Any]] = json.loads(SCORES.read_text())
+    if name not in records:
+        raise UnknownModelError(f"{SCORES.name} knows nothing of {name!r}, only of {', '.join(records)}")
+    return records[name]
 
 
 def _names() -> str:

@@ -1,10 +1,14 @@
 """Score a model on benchmark sets: PSNR and SSIM on Y by the papers' protocol.
 
 MODEL is a bundled model's name, a packed file, a training checkpoint, or bicubic-x2, bicubic-x3, bicubic-x4.
+--zoo scores all bundled models at all depths instead and compares with the stored scores; the exit code is 1 if a file
+is not the recorded one or a PSNR differs by more than 0.01 dB.
 """
 
 import argparse
+import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,20 @@ from quantsr.files import write_atomically
 from quantsr.packing.file import NotAModelError
 from quantsr.packing.ops import DEPTHS, PackedModel, PackedModelError
 
+SETS = ["Set5", "Set14", "B100"]
+TOLERANCE = 0.01  # dB
 BICUBIC = {f"bicubic-x{scale}": scale for scale in (2, 3, 4)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--model", required=True, help="see above")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("-n", "--model", help="see above")
+    which.add_argument("--zoo", action="store_true", help="check the stored scores of all bundled models")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the benchmark sets")
-    parser.add_argument("--set", nargs="+", required=True, dest="sets", metavar="NAME", choices=benchmarks.BENCHMARKS)
+    parser.add_argument(
+        "--set", nargs="+", default=SETS, dest="sets", metavar="NAME", choices=benchmarks.BENCHMARKS,
+        help=f"default: {' '.join(SETS)}",
+    )  # fmt: skip
     parser.add_argument("--depth", choices=[*DEPTHS, "all"], default="full")
     parser.add_argument("--backend", choices=BACKENDS, default="engine", help="what computes (default: engine)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
@@ -32,24 +43,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return _zoo(args) if args.zoo else _one(args)
+
+
+def _one(args: argparse.Namespace) -> int:
     results = []
     print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>6}  SSIM")
     with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
-        for row in _rows(args):
+        for row in _rows(args, args.model, args.depth):
             results.append(row)
             scores = f"{row['psnr']:6.2f}  {row['ssim']:.4f}"
             print(f"{row['model']:<22} {row['set']:<9} {row['depth']:<8} {scores}", flush=True)
-    if args.json:
-        write_atomically(args.json, json.dumps({"results": results}, indent=2).encode())
+    _write(args.json, results)
     return 0
 
 
-def _rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for depth, scale, upscaler in _upscalers(args):
+def _zoo(args: argparse.Namespace) -> int:
+    results, off = [], 0
+    print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>7} {'stored':>7}")
+    with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
+        for name in zoo.bundled():
+            record = zoo.stored(name)
+            if hashlib.sha256(zoo.find(name).read_bytes()).hexdigest() != record["sha256"]:
+                off += 1
+                print(f"{name}: not the file on record (SHA-256)")
+            for row in _rows(args, name, "all"):
+                stored = record["scores"].get(row["depth"], {}).get(row["set"], {}).get("psnr")
+                same = stored is not None and abs(row["psnr"] - stored) <= TOLERANCE
+                off += not same
+                results.append(row | {"stored": stored})
+                told = f"{row['psnr']:7.3f} {stored or math.nan:7.3f}  {'' if same else 'DIFFERS'}"
+                print(f"{name:<22} {row['set']:<9} {row['depth']:<8} {told}".rstrip(), flush=True)
+    _write(args.json, results)
+    print(f"{len(results)} scores checked, {off} differences" if off else f"{len(results)} scores, all as stored")
+    return 1 if off else 0
+
+
+def _write(path: Path | None, results: list[dict[str, Any]]) -> None:
+    if path:
+        write_atomically(path, json.dumps({"results": results}, indent=2).encode())
+
+
+def _rows(args: argparse.Namespace, model: str, depths: str) -> Iterator[dict[str, Any]]:
+    for depth, scale, upscaler in _upscalers(args, model, depths):
         for name in args.sets:
             score = evaluate(upscaler, benchmarks.pairs(args.data, name, scale), scale)
             yield {
-                "model": args.model,
+                "model": model,
                 "set": name,
                 "scale": scale,
                 "depth": depth,
@@ -60,16 +100,16 @@ def _rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }
 
 
-def _upscalers(args: argparse.Namespace) -> Iterator[tuple[str, int, Upscaler]]:
+def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tuple[str, int, Upscaler]]:
     """Depth, scale and upscaler of each evaluation."""
-    if args.model in BICUBIC:
-        scale = BICUBIC[args.model]
+    if model in BICUBIC:
+        scale = BICUBIC[model]
         yield "full", scale, lambda lr: images.bicubic(lr, scale)
         return
-    packed = _packed(args.model)
-    depths = list(packed.programs) if args.depth == "all" else [args.depth]
+    packed = _packed(model)
+    depths = list(packed.programs) if wanted == "all" else [wanted]
     if missing := sorted(set(depths) - set(packed.programs)):
-        raise Failure(f"{args.model} has no depth {missing[0]!r}, only {', '.join(packed.programs)}", USAGE)
+        raise Failure(f"{model} has no depth {missing[0]!r}, only {', '.join(packed.programs)}", USAGE)
     for depth in depths:
         yield depth, packed.info["upscale"], BACKENDS[args.backend](packed, depth, args.threads)
 

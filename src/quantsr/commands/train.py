@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a TOML file, or the name of a recipe of the package")
     parser.add_argument("--list", action="store_true", help="name the recipes of the package and stop")
     parser.add_argument("--stage", help="only this stage")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as optim.steps=100")
+    parser.add_argument(
+        "--with", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="such as optim.steps=100"
+    )
     parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of run.folder")
 
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.recipe is None:
             raise ConfigError(f"got no recipe, wanted a TOML file or one of {', '.join(recipe.names())}")
-        stages = recipe.load(args.recipe, args.set)
+        stages = recipe.load(args.recipe, args.overrides)
         chosen = stages if args.stage is None else {args.stage: _stage(stages, args.stage)}
         for trainer in train.run_stages(chosen.values(), minutes=args.minutes, resume=args.resume):
             print(f"step {trainer.step} of {trainer.config.optim.steps} in {trainer.folder}")

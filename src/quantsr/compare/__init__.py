@@ -1,0 +1,1 @@
+"""Fair comparisons: variants of recipes, trained alike, scored alike, in one table."""

@@ -1,0 +1,101 @@
+"""What a trained network is worth and what it costs."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from quantsr import backends, checkpoint, images, recipe
+from quantsr.data import benchmarks
+from quantsr.engine import Engine
+from quantsr.evaluate import evaluate
+from quantsr.files import write_atomically
+from quantsr.packing.cost import cost
+from quantsr.packing.file import dumps
+from quantsr.packing.lower import lower
+from quantsr.packing.ops import PackedModel
+from quantsr.quant import NotPackable, quantized_layers
+
+Scores = dict[str, dict[str, dict[str, float]]]  # depth -> set -> psnr, ssim
+
+SIDE, ROUNDS = 128, 15  # pixels and turns of the timing
+
+
+def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
+    """PSNR in dB and SSIM of a stage's weights at each of its depths, in PyTorch, as not every method can be packed.
+
+    Kept in the folder: weights never change.
+    """
+    kept = folder / "scores.json"
+    known: Scores = json.loads(kept.read_text()) if kept.exists() else {}
+    network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
+    scale = found.config.model.upscale
+    for depth in found.config.run.depths:
+        for name in sets:
+            if name not in known.setdefault(depth, {}):
+                score = evaluate(backends.of_network(network, depth), benchmarks.pairs(data, name, scale), scale)
+                known[depth][name] = {"psnr": score.psnr, "ssim": score.ssim}
+    write_atomically(kept, json.dumps(known, indent=1).encode())
+    return known
+
+
+def pack(folder: Path) -> PackedModel | str:
+    """A stage's weights packed, or why they cannot be."""
+    network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
+    try:
+        return lower(network, name="compared", quant=found.config.quant, depths=found.config.run.depths)
+    except NotPackable as why:
+        return str(why)
+
+
+def costs(packed: PackedModel) -> dict[str, Any]:
+    """Parameters, bytes of the packed file, and bit operations at full depth (see `packing.cost`)."""
+    full = cost(packed.programs["full"], packed.tensors)
+    return {"parameters": full.weights + full.biases, "bytes": len(dumps(packed)), "bitops": full.bitops}
+
+
+def latencies(networks: Mapping[str, PackedModel]) -> dict[str, float]:
+    """Median CPU milliseconds of the engine on SIDE x SIDE pixels with one thread; the networks take turns."""
+    engines = {name: Engine(packed, threads=1) for name, packed in networks.items()}
+    image = np.random.default_rng(0).random((SIDE, SIDE, 3), np.float32)
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(ROUNDS + 1):
+        for name, engine in engines.items():
+            start = time.process_time()
+            engine(image)
+            if turn:  # the first one warms up
+                times[name].append(1000 * (time.process_time() - start))
+    return {name: median(values) for name, values in times.items()}
+
+
+@torch.no_grad()
+def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[float]]]:
+    """How each layer uses its codes: "weights" and "inputs" -> "unused" and "entropy", a value per layer.
+
+    photo: uint8 (H, W, 3), a low-resolution picture. unused: share of the levels that no value takes. entropy: bits per
+    code, at most the bit width. Layers whose method has no static codes are left out.
+    """
+    network, _ = checkpoint.load_network(folder / recipe.WEIGHTS)
+    layers = quantized_layers(network)
+    inputs: dict[str, torch.Tensor] = {}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+    network(torch.from_numpy(images.to_float(photo)).permute(2, 0, 1)[None])
+    use: dict[str, dict[str, list[float]]] = {}
+    for name, layer in layers.items():
+        sources = {"weights": (layer.weight_quantizer, layer.weight), "inputs": (layer.act_quantizer, inputs[name])}
+        for what, (quantizer, values) in sources.items():
+            try:
+                codes, params = quantizer.codes(values)
+            except NotPackable:
+                continue
+            share = torch.bincount((codes.flatten().int() - params.qmin), minlength=2**params.bits) / codes.numel()
+            table = use.setdefault(what, {"unused": [], "entropy": []})
+            table["unused"].append(float((share == 0).double().mean()))
+            table["entropy"].append(float(-(share * share.clamp_min(1e-12).log2()).sum()))
+    return use
