@@ -1,4 +1,4 @@
-"""docs/training.md: every setting with its default. README and docs/: every relative link leads to a file."""
+"""docs/training.md: every setting with its default. README and docs/: relative links lead to files; code runs."""
 
 import dataclasses
 import re
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quantsr.config import TrainConfig
+from quantsr.quant import PLACEMENTS, QUANTIZERS
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT.joinpath("docs", "training.md").read_text(encoding="utf-8")
@@ -77,3 +78,20 @@ def test_the_readmes_python_runs() -> None:
     names = {"image": np.zeros((8, 9, 3), np.uint8)}
     exec(code, names)
     assert names["larger"].shape == (32, 36, 3)
+
+
+def test_the_tutorial_of_quantizers_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quantizers.md").read_text(), flags=re.DOTALL)
+    before = dict(QUANTIZERS)
+    try:
+        exec("".join(blocks), {"__name__": "tutorial"})
+        assert QUANTIZERS.keys() - before == {"percentile"}
+    finally:
+        QUANTIZERS.pop("percentile", None)
+
+
+def test_every_quantizer_placement_and_option_is_explained() -> None:
+    page = (ROOT / "docs" / "quantizers.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)", page, re.MULTILINE)
+    options = sorted({option for method in QUANTIZERS.values() for option in method.options})
+    assert sorted(named) == sorted([*QUANTIZERS, *PLACEMENTS, *options])

@@ -1,5 +1,7 @@
 """The same network, executed by torch, by the numpy reference and by the engine, on every instruction set."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,11 @@ def test_engine_bytes_do_not_depend_on_how_it_runs(bits: int) -> None:
     for isa in available_isas():
         np.testing.assert_array_equal(Engine(model, threads=2, isa=isa)(image), whole, err_msg=isa)
     np.testing.assert_array_equal(Engine(model, threads=2)(image, tile=16), whole)
+
+
+@pytest.mark.parametrize("settings", [{"weight_granularity": "per_channel"}, {"weight_shift": True}], ids=str)
+def test_the_engine_runs_variants_of_rlq(settings: dict[str, Any]) -> None:
+    model = packed(make_network(3, **settings), 3)
+    image = images.to_float(photo())
+    expected = reference.run(model.programs["full"], model.tensors, image)
+    assert Engine(model)(image).tobytes() == expected.tobytes()

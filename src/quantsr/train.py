@@ -30,7 +30,7 @@ from quantsr.losses import Objective
 from quantsr.models.blocks import ResidualBlock
 from quantsr.models.depth import rank_by
 from quantsr.progress import RunLog, Silent
-from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
+from quantsr.quant import QuantConfig, calibrate, keep_valid, quantize, quantized_layers
 from quantsr.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,7 @@ class Trainer:
             log.warning("step %d: non-finite loss or gradient, step skipped", self.step)
             return math.nan
         self.optimizer.step()
-        for layer in quantized_layers(self.network).values():
-            layer.keep_scales_positive()
+        keep_valid(self.network)
         self._average(optim.ema)
         return value
 

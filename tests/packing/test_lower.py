@@ -1,6 +1,7 @@
 """A network of torch, lowered to ops, computes the same; lifted back, it is the same network."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +13,34 @@ from quantsr.packing import dumps, loads
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
 from quantsr.packing.ops import PackedModel, weight_codes
-from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
+from quantsr.quant import NotPackable, QuantConfig, calibrate, quantize, quantized_layers
 
 DEPTHS = ("full", "half", "quarter")
 
 
 def make_network(
-    bits: int | None = 4, upscale: int = 2, upsampler: str = "direct", ranking: tuple[int, ...] = (2, 0, 1, 3)
+    bits: int | None = 4,
+    upscale: int = 2,
+    upsampler: str = "direct",
+    ranking: tuple[int, ...] = (2, 0, 1, 3),
+    **settings: Any,
 ) -> EDSR:
-    """A calibrated random network with gains and shifts away from their initial values. bits None: float."""
+    """A calibrated random network with gains and shifts away from their initial values. bits None: float.
+
+    settings: of QuantConfig.
+    """
     torch.manual_seed(0)
     network = EDSR(channels=8, blocks=4, upscale=upscale, upsampler=upsampler, ranking=ranking)
     for block in network.body:
         block.gain.data.uniform_(0.7, 1.3)
     if bits is not None:
-        quantize(network, QuantConfig(bits, bits))
+        quantize(network, QuantConfig(bits, bits, **settings))
         calibrate(network, [torch.rand(2, 3, 12, 12) for _ in range(3)])
-        for layer in quantized_layers(network).values():
-            layer.act_quantizer.shift.data.normal_(0, 0.05)
+        for name, parameter in network.named_parameters():
+            if name.endswith("act_quantizer.shift"):
+                parameter.data.normal_(0, 0.05)
+            elif name.endswith("weight_quantizer.shift"):
+                parameter.data.fill_(0.03)
     return network.eval()
 
 
@@ -112,6 +123,49 @@ def test_nothing_non_finite_is_packed() -> None:
     network.head.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         lower(network, name="test", quant=QuantConfig())
+
+
+VARIANTS = {
+    "per-channel steps": {"weight_granularity": "per_channel"},
+    "shifted weights": {"weight_shift": True},
+    "one shift": {"act_shift": "per_tensor"},
+    "no shift": {"act_shift": "none"},
+    "from percentiles": {"range_init": "percentile"},
+    "lsq": {"quantizer": "lsq"},
+    "lsq, per-channel steps": {"quantizer": "lsq", "weight_granularity": "per_channel"},
+}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_packed_run_and_lifted(variant: str, bits: int, image: np.ndarray) -> None:
+    network = make_network(bits, **VARIANTS[variant])
+    model = loads(dumps(lower(network, name="test", quant=QuantConfig(bits, bits, **VARIANTS[variant]))))
+    muls = [model.tensors[op.tensors["mul"]] for op in model.programs["full"].ops if op.kind == "qconv2d"]
+    assert all((len(np.unique(mul)) > 1) == ("per-channel" in variant) for mul in muls)
+    expected = run_torch(network, image, "full")
+    got = reference.run(model.programs["full"], model.tensors, image)
+    assert np.mean(np.abs(got - expected) > 1e-5) < 0.01
+    assert np.abs(got - expected).max() < 0.1
+    again = lift(model)
+    np.testing.assert_allclose(run_torch(again, image, "full"), expected, atol=1e-4)
+    for name, layer in quantized_layers(again).items():
+        twin = quantized_layers(network)[name]
+        assert torch.equal(layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0])
+
+
+@pytest.mark.parametrize("placement", ["pams", "cadyq"])
+def test_a_block_that_quantizes_more_than_inputs_is_refused(placement: str) -> None:
+    network = make_network(placement=placement)
+    with pytest.raises(NotPackable, match=r"^body\.0: got a block that quantizes its shortcut or output, wanted "):
+        lower(network, name="test", quant=QuantConfig(placement=placement))
+
+
+def test_codes_that_the_format_cannot_say_are_refused() -> None:
+    with pytest.raises(NotPackable, match=r"^body\.0\.conv1: got input codes -7\.\.7, wanted -8\.\.7 or 0\.\.15"):
+        lower(make_network(quantizer="pams"), name="test", quant=QuantConfig(quantizer="pams"))
+    with pytest.raises(NotPackable, match=r"^body\.0\.conv1: got weight codes -\d+\.\.\d+, wanted some of -8\.\.7"):
+        lower(make_network(quantizer="ddtb"), name="test", quant=QuantConfig(quantizer="ddtb"))
 
 
 def layer_inputs(network: EDSR, image: np.ndarray) -> Iterator[tuple[str, torch.Tensor]]:

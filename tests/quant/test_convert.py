@@ -9,8 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantsr.models.edsr import EDSR
-from quantsr.quant import PLACEMENTS, QuantConfig, QuantConv2d, calibrate, quantize, quantized_layers
+from quantsr.quant import (
+    PLACEMENTS,
+    QuantConfig,
+    QuantConv2d,
+    calibrate,
+    describe_placement,
+    keep_valid,
+    quantize,
+    quantized_layers,
+)
 from quantsr.quant.config import code_range
+from quantsr.quant.pams import PAMSInput
 
 BODY = [f"body.{block}.{conv}" for block in range(2) for conv in ("conv1", "conv2")]
 
@@ -39,8 +49,90 @@ def test_body_picks_exactly_the_convolutions_of_the_blocks(network: EDSR) -> Non
 
 
 def test_placements_are_asked_by_name_and_kind(network: EDSR) -> None:
-    picked = [name for name, module in network.named_modules() if PLACEMENTS["body"](name, module)]
+    picked = [name for name, module in network.named_modules() if PLACEMENTS["body"].picks(name, module)]
     assert picked == BODY
+
+
+def test_daq_places_as_body_does() -> None:
+    assert PLACEMENTS["daq"] is PLACEMENTS["body"]
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_a_placement_is_told_in_words(name: str) -> None:
+    assert "both convolutions" in describe_placement(name) and "\n" not in describe_placement(name)
+
+
+def test_an_unknown_placement_is_not_described() -> None:
+    with pytest.raises(ValueError, match="got placement 'tail', wanted one of body"):
+        describe_placement("tail")
+
+
+BLOCKS = ["pams", "cadyq"]
+QUANTIZED = {  # placement -> the activation quantizers of a block that quantize
+    "pams": {"conv2.act_quantizer", "shortcut_quantizer", "branch_quantizer"},
+    "cadyq": {"input_quantizer", "conv2.act_quantizer", "branch_quantizer"},
+}
+
+
+@pytest.mark.parametrize("placement", BLOCKS)
+def test_block_placements_quantize_what_their_codes_do(network: EDSR, batches: list[Tensor], placement: str) -> None:
+    assert quantize(network, QuantConfig(placement=placement, quantizer="pams")) == ["body.0", "body.1"]
+    assert list(quantized_layers(network)) == BODY
+    calibrate(network, batches)
+    block = network.body[0]
+    found = {name for name, module in block.named_modules() if isinstance(module, PAMSInput)}
+    assert found == QUANTIZED[placement]
+    x = torch.randn(1, 8, 6, 7)
+
+    def conv(layer: QuantConv2d, value: Tensor) -> Tensor:
+        return functional.conv2d(value, layer.weight_quantizer(layer.weight), layer.bias, padding=1)
+
+    start = block.input_quantizer(x) if placement == "cadyq" else x
+    branch = conv(block.conv2, block.conv2.act_quantizer(conv(block.conv1, start).relu()))
+    shortcut = block.shortcut_quantizer(x) if placement == "pams" else start
+    torch.testing.assert_close(block(x), block.gain * shortcut + block.branch_quantizer(branch))
+    assert torch.equal(block.skip(x), block.gain * x)
+
+
+@pytest.mark.parametrize("placement", BLOCKS)
+def test_a_block_keeps_its_names_weights_and_depths(network: EDSR, batches: list[Tensor], placement: str) -> None:
+    plain = {name: value.clone() for name, value in network.state_dict().items()}
+    x = torch.rand(1, 3, 8, 8)
+    wanted = network(x, depth="half")
+    quantize(network, QuantConfig(placement=placement))
+    network.body[0].gain.data.fill_(2.0)
+    network.rank_blocks()
+    assert network.ranking == (1, 0)
+    network.body[0].gain.data.fill_(1.0)
+    network.set_ranking((0, 1))
+    state = network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in plain.items())
+    outputs: list[Tensor] = []
+    handle = network.register_forward_hook(lambda _, __, output: outputs.append(output))
+    calibrate(network, [x])
+    handle.remove()
+    calibrate(network, batches)
+    half = network(x, depth="half")
+    assert half.shape == wanted.shape and not torch.equal(half, wanted)
+    half.sum().backward()
+
+
+@pytest.mark.parametrize("placement", BLOCKS)
+def test_a_block_calibrates_on_the_float_network(network: EDSR, batches: list[Tensor], placement: str) -> None:
+    plain = copy.deepcopy(network)
+    quantize(network, QuantConfig(2, 2, placement=placement))
+    outputs: list[Tensor] = []
+    handle = network.register_forward_hook(lambda _, __, output: outputs.append(output))
+    calibrate(network, batches)
+    handle.remove()
+    assert all(torch.equal(output, plain(batch)) for output, batch in zip(outputs, batches, strict=True))
+
+
+@pytest.mark.parametrize("placement", BLOCKS)
+def test_other_networks_have_no_such_blocks(placement: str) -> None:
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))})
+    with pytest.raises(ValueError, match=f"placement '{placement}' picks no layer"):
+        quantize(model, QuantConfig(placement=placement))
 
 
 def test_swapping_shares_weight_and_bias(network: EDSR) -> None:
@@ -99,7 +191,19 @@ def test_convolutions_that_cannot_be_run_are_refused(settings: dict[str, object]
         quantize(model, QuantConfig())
 
 
-@pytest.mark.parametrize("settings", [{"weight_bits": 1}, {"act_bits": 5}, {"temperature": -0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_bits": 1},
+        {"act_bits": 5},
+        {"temperature": -0.5},
+        {"temperature": float("nan")},
+        {"weight_granularity": "per_group"},
+        {"act_shift": "yes"},
+        {"range_init": "max"},
+    ],
+    ids=str,
+)
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"got .*, wanted"):
         QuantConfig(**settings)  # type: ignore[arg-type]
@@ -135,7 +239,7 @@ def test_calibration_decides_sign_and_step_of_each_layer(network: EDSR, batches:
         qmax = code_range(bits, quantizer.signed)[1]
         mean = float(torch.cat(inputs[name]).abs().mean())
         assert quantizer.scale.item() == pytest.approx(2 * mean / qmax**0.5, rel=1e-5)
-        assert not layer.observing
+        assert not quantizer.observing
 
 
 def test_running_before_calibration_is_an_error(network: EDSR) -> None:
@@ -237,6 +341,6 @@ def test_a_compiled_block_equals_eager(quantized: EDSR) -> None:
 def test_a_step_that_would_turn_negative_is_held_above_zero(quantized: EDSR) -> None:
     layer = quantized.body[0].conv2
     layer.act_quantizer.scale.data.fill_(-0.1)
-    layer.keep_scales_positive()
+    keep_valid(quantized)
     assert float(layer.act_quantizer.scale.detach()) > 0
     assert bool(torch.isfinite(layer(torch.rand(1, 8, 5, 5))).all())

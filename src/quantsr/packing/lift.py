@@ -1,6 +1,7 @@
 """Ops -> model: a packed QuantSR-C as a PyTorch network again, for training on, for other programs, for parity checks.
 
-The inverse of `lower` up to float32 rounding of its products: scale = 1 / inv, shift = (offset + qmin) * scale.
+The inverse of `lower` up to float32 rounding of its products: scale = 1 / inv, shift = (offset + qmin) * scale. Its
+quantizers are RLQ, which can say all that the format can, whatever method the codes came from.
 """
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from quantsr.models.edsr import EDSR
 from quantsr.packing.ops import FLOAT_BITS, Op, PackedModel, weight_codes
 from quantsr.quant import QuantConfig, QuantConv2d, quantize
-from quantsr.quant.rlq import RLQ
 
 
 def lift(packed: PackedModel) -> EDSR:
@@ -27,7 +27,7 @@ def lift(packed: PackedModel) -> EDSR:
         ranking=_ranking(info["depths"], info["blocks"]),
     )
     if info["weight_bits"] != FLOAT_BITS:
-        quantize(network, QuantConfig(info["weight_bits"], info["act_bits"], info["quantizer"], info["placement"]))
+        quantize(network, _config(packed))
     ops = {op.output: op for op in packed.programs["full"].ops}
     with torch.no_grad():
         for name, module in network.named_modules():
@@ -42,6 +42,13 @@ def lift(packed: PackedModel) -> EDSR:
     return network.eval()
 
 
+def _config(packed: PackedModel) -> QuantConfig:
+    info = packed.info
+    muls = [packed.tensors[op.tensors["mul"]] for op in packed.programs["full"].ops if op.kind == "qconv2d"]
+    steps = "per_tensor" if all((mul == mul[0]).all() for mul in muls) else "per_channel"
+    return QuantConfig(info["weight_bits"], info["act_bits"], "rlq", info["placement"], weight_granularity=steps)
+
+
 def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
     """A ranking that keeps the same blocks at every depth the file has: the shallower nets first."""
     ranking: list[int] = []
@@ -53,23 +60,20 @@ def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
 def _fill_quantized(layer: QuantConv2d, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
     act_scale = 1 / float(codes.attrs["inv"])
     zero = int(conv.attrs["zero"])
-    weight_scale = float(tensors[conv.tensors["mul"]][0]) / act_scale
+    weight_scale = tensors[conv.tensors["mul"]].astype(np.float64) / act_scale  # (O,)
     weight = weight_codes(conv, tensors[conv.tensors["weight"]]).transpose(0, 3, 1, 2)
-    layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale))
+    layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale[:, None, None, None]))
     _fill_bias(layer, conv, tensors)
-    _fill_quantizer(layer.weight_quantizer, weight_scale, signed=True)
-    _fill_quantizer(layer.act_quantizer, act_scale, signed=zero > 0)
+    steps = layer.weight_quantizer.scale  # one or (O,)
+    layer.weight_quantizer.set_scale(_tensor(weight_scale[: steps.numel()]).view_as(steps))
+    layer.act_quantizer.signed = zero > 0
+    layer.act_quantizer.set_scale(torch.tensor(act_scale))
     layer.act_quantizer.shift.copy_(_tensor((tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale))
 
 
 def _fill_bias(layer: nn.Conv2d, op: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
     assert layer.bias is not None
     layer.bias.copy_(_tensor(tensors[op.tensors["bias"]]))
-
-
-def _fill_quantizer(quantizer: RLQ, scale: float, *, signed: bool) -> None:
-    quantizer.scale.fill_(scale)
-    quantizer.signed, quantizer.calibrated = signed, True
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from quantsr.models.edsr import EDSR
 from quantsr.packing import bits
 from quantsr.packing.ops import FLOAT_BITS, IMAGE, Op, PackedModel, Program, check_model
-from quantsr.quant import QuantConv2d, quantized_layers
-from quantsr.quant.config import QuantConfig
+from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, quantized_layers
+from quantsr.quant.config import QuantConfig, code_range
 
 
 def lower(
@@ -31,8 +31,10 @@ def lower(
     """The network's programs, one per depth, sharing their tensors.
 
     name: of the model. quant: how it was quantized, None for a float network. training: free-form record of how the
-    weights came about. Raises a PackedModelError if the network holds what the format cannot say (non-finite weights).
+    weights came about. Raises NotPackable for a quantizer or placement that the format cannot say, and a
+    PackedModelError for non-finite weights.
     """
+    _check_placement(network)
     depths = tuple(depths)
     tensors: dict[str, NDArray[Any]] = {}
     programs = {depth: _Lowering(network, tensors, depth).program() for depth in depths}
@@ -56,6 +58,15 @@ def lower(
     model = PackedModel(info, programs, tensors)
     check_model(model)
     return model
+
+
+def _check_placement(network: EDSR) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, QuantBlock):
+            raise NotPackable(
+                f"{name}: got a block that quantizes its shortcut or output, wanted quantized convolution inputs "
+                "alone, as in placement 'body': the packed format knows nothing else. It runs in torch only"
+            )
 
 
 def _weights(conv: nn.Conv2d) -> list[Tensor]:
@@ -118,17 +129,17 @@ class _Lowering:
         return self.emit(Op("conv2d", (value,), name, {}, tensors))
 
     def qconv2d(self, name: str, conv: QuantConv2d, value: str, gain: float) -> str:
-        codes, weight = conv.weight_quantizer.codes(conv.weight.detach())
-        _, act = conv.act_quantizer.codes(torch.zeros(1, conv.in_channels, 1, 1))
+        codes, weight, act = _codes(name, conv)
         scale = float(act.scale)
-        shift = torch.zeros(conv.in_channels).double() if act.shift is None else act.shift
+        shift = np.zeros(conv.in_channels) if act.shift is None else _array(act.shift)
+        offset = np.broadcast_to(shift / scale - act.qmin, (conv.in_channels,))
         quantized = self.emit(
             Op(
                 "quantize",
                 (value,),
                 f"{name}.codes",
                 {"inv": _float32(gain / scale), "levels": act.qmax - act.qmin},
-                {"offset": self.store(f"{name}.offset", _array(shift) / scale - act.qmin)},
+                {"offset": self.store(f"{name}.offset", offset)},
             )
         )
         attrs = {
@@ -139,10 +150,10 @@ class _Lowering:
             "act_bits": act.bits,
             "zero": -act.qmin,
         }
-        stored = (codes.permute(0, 2, 3, 1).numpy().astype(np.int16) - weight.qmin).astype(np.uint8)  # (O, K, K, I)
+        stored = codes.permute(0, 2, 3, 1).numpy().astype(np.int16) + 2 ** (weight.bits - 1)  # (O, K, K, I)
         mul = np.broadcast_to(scale * _array(weight.scale), (conv.out_channels,))
         tensors = {
-            "weight": self.store(f"{name}.weight", bits.pack(np.ascontiguousarray(stored), weight.bits)),
+            "weight": self.store(f"{name}.weight", bits.pack(np.ascontiguousarray(stored, np.uint8), weight.bits)),
             "mul": self.store(f"{name}.mul", mul),
             "bias": self.store(f"{name}.bias", _array(conv.bias)),
         }
@@ -164,6 +175,23 @@ class _Lowering:
         shared = self.tensors.setdefault(name, stored)
         assert np.array_equal(shared, stored, equal_nan=True), f"programs disagree on {name}"
         return name
+
+
+def _codes(name: str, conv: QuantConv2d) -> tuple[Tensor, QParams, QParams]:
+    """Weight codes, and what they and those of the input stand for; NotPackable if the format cannot say it."""
+    try:
+        codes, weight = conv.weight_quantizer.codes(conv.weight.detach())
+        _, act = conv.act_quantizer.codes(torch.zeros(1, conv.in_channels, 1, 1))
+    except NotPackable as error:
+        raise NotPackable(f"{name}: {error}. It runs in torch only") from error
+    low, high = code_range(weight.bits, True)
+    if weight.qmin < low or weight.qmax > high:
+        raise NotPackable(f"{name}: got weight codes {weight.qmin}..{weight.qmax}, wanted some of {low}..{high}")
+    ranges = [code_range(act.bits, signed) for signed in (True, False)]
+    if (act.qmin, act.qmax) not in ranges:
+        wanted = " or ".join(f"{low}..{high}" for low, high in ranges)
+        raise NotPackable(f"{name}: got input codes {act.qmin}..{act.qmax}, wanted {wanted}")
+    return codes, weight, act
 
 
 def _array(tensor: Tensor | None) -> NDArray[np.float64]:

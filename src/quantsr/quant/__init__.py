@@ -1,18 +1,37 @@
 """Low-bit quantizers and the layers that use them."""
 
-from quantsr.quant.config import QParams, QuantConfig
-from quantsr.quant.convert import PLACEMENTS, QUANTIZERS, calibrate, quantize, quantized_layers
-from quantsr.quant.layers import QuantConv2d
+from quantsr.quant.config import NotPackable, QParams, QuantConfig
+from quantsr.quant.convert import (
+    QUANTIZERS,
+    calibrate,
+    describe_placement,
+    keep_valid,
+    penalty,
+    quantize,
+    quantized_layers,
+    set_temperature,
+)
+from quantsr.quant.layers import QuantBlock, QuantConv2d
+from quantsr.quant.placements import PLACEMENTS
+from quantsr.quant.quantizer import Method, Quantizer
 from quantsr.quant.rlq import RLQ
 
 __all__ = [
     "PLACEMENTS",
     "QUANTIZERS",
     "RLQ",
+    "Method",
+    "NotPackable",
     "QParams",
+    "QuantBlock",
     "QuantConfig",
     "QuantConv2d",
+    "Quantizer",
     "calibrate",
+    "describe_placement",
+    "keep_valid",
+    "penalty",
     "quantize",
     "quantized_layers",
+    "set_temperature",
 ]  # fmt: skip

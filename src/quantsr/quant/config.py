@@ -8,6 +8,10 @@ BITS = (2, 3, 4)
 MIN_SCALE = 1e-8  # smallest step of a quantizer
 
 
+class NotPackable(ValueError):
+    """A quantizer or placement whose values are no integer codes of the packed format; it trains and runs in torch."""
+
+
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
     """(qmin, qmax): -2^(b-1) .. 2^(b-1)-1 signed, 0 .. 2^b-1 unsigned. Raises ValueError unless bits is 2, 3 or 4."""
     if bits not in BITS:
@@ -17,24 +21,17 @@ def code_range(bits: int, signed: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class QParams:
-    """value = scale * code, code in [qmin, qmax]; the zero point is code 0.
+    """value = scale * code, code in qmin .. qmax, at most 2^bits of them; the zero point is code 0.
 
-    bits: 2, 3 or 4. scale: float64 scalar (per_tensor) or (O,) (per_channel). shift: float64 (C,), added to the
-    input before quantization and never subtracted again, or None.
+    bits: 2, 3 or 4. scale: float64 scalar (per_tensor) or (O,) (per_channel). shift: float64 (C,) or (1,), added to
+    the input before quantization and never subtracted again, or None.
     """
 
     bits: int
-    signed: bool
+    qmin: int
+    qmax: int
     scale: Tensor
     shift: Tensor | None = None
-
-    @property
-    def qmin(self) -> int:
-        return code_range(self.bits, self.signed)[0]
-
-    @property
-    def qmax(self) -> int:
-        return code_range(self.bits, self.signed)[1]
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,23 @@ class QuantConfig:
     quantizer: str = "rlq"  # a key of QUANTIZERS
     placement: str = "body"  # which layers: a key of PLACEMENTS
     temperature: float = 1.0  # T of RLQ's backward staircase; 0 is plain straight-through
+    weight_granularity: str = "per_tensor"  # learned weight steps: "per_tensor", or "per_channel" of the output
+    act_shift: str = "per_channel"  # RLQ's shift of a layer's input: "per_channel", "per_tensor" or "none"
+    weight_shift: bool = False  # RLQ: also one learned shift per weight tensor
+    range_init: str = "lsq"  # first steps: "lsq", 2 * mean|x| / sqrt(qmax), or "percentile", 99th of |x| / qmax
 
     def __post_init__(self) -> None:
         code_range(self.weight_bits, True)
         code_range(self.act_bits, True)
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f"got temperature {self.temperature}, wanted 0 or more")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"got {name} {getattr(self, name)!r}, wanted one of {', '.join(choices)}")
+
+
+CHOICES = {
+    "weight_granularity": ("per_tensor", "per_channel"),
+    "act_shift": ("per_channel", "per_tensor", "none"),
+    "range_init": ("lsq", "percentile"),
+}

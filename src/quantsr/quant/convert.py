@@ -1,56 +1,113 @@
-"""Quantizing a float network: swap the layers a placement picks, then calibrate them on data."""
+"""Quantizing a float network: swap what a placement picks, then calibrate on data; and what training then needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantsr.quant import lsq, rlq
 from quantsr.quant.config import QuantConfig
+from quantsr.quant.daq import DAQInput, DAQWeight
+from quantsr.quant.ddtb import DDTBInput, DDTBWeight
+from quantsr.quant.dorefa import DoReFaInput, DoReFaWeight
 from quantsr.quant.layers import QuantConv2d
-from quantsr.quant.rlq import RLQ
+from quantsr.quant.odm import ODMInput, ODMWeight
+from quantsr.quant.pact import PACTInput
+from quantsr.quant.pams import PAMSInput, PAMSWeight
+from quantsr.quant.placements import PLACEMENTS, Placement
+from quantsr.quant.quantizer import Method, Quantizer
 
-QUANTIZERS: dict[str, type[nn.Module]] = {"rlq": RLQ}
+RLQ_OPTIONS = ("temperature", "weight_granularity", "act_shift", "weight_shift", "range_init")
 
-# Named so that a report can say which layers were quantized: papers place quantizers differently.
-PLACEMENTS: dict[str, Callable[[str, nn.Module], bool]] = {
-    "body": lambda name, module: name.startswith("body.") and type(module) is nn.Conv2d,
+QUANTIZERS: dict[str, Method] = {
+    "rlq": Method(rlq.weight, rlq.act, RLQ_OPTIONS),
+    "lsq": Method(lsq.weight, lsq.act, ("weight_granularity", "range_init")),
+    "dorefa": Method(DoReFaWeight, DoReFaInput),
+    "pact": Method(DoReFaWeight, PACTInput),
+    "pams": Method(PAMSWeight, PAMSInput),
+    "daq": Method(DAQWeight, DAQInput),
+    "ddtb": Method(DDTBWeight, DDTBInput),
+    "odm": Method(ODMWeight, ODMInput),
 }
 
 
 def quantize(model: nn.Module, config: QuantConfig) -> list[str]:
-    """Swaps the layers of the config's placement in place. Returns their names.
+    """Swaps what the config's placement picks, in place. Returns the names of the swapped modules.
 
-    Raises ValueError for an unknown quantizer or placement, or if no layer is picked.
+    Raises ValueError for an unknown quantizer or placement, for an option that the quantizer does not have, or if
+    nothing is picked.
     """
-    quantizer = _lookup(QUANTIZERS, config.quantizer, "quantizer")
-    placed = _lookup(PLACEMENTS, config.placement, "placement")
-    names = [name for name, module in model.named_modules() if placed(name, module)]
+    method: Method = _lookup(QUANTIZERS, config.quantizer, "quantizer")
+    placement: Placement = _lookup(PLACEMENTS, config.placement, "placement")
+    _check_options(config, method)
+    names = [name for name, module in model.named_modules() if placement.picks(name, module)]
     if not names:
         raise ValueError(f"placement {config.placement!r} picks no layer of {type(model).__name__}")
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        setattr(owner, child, QuantConv2d.swap(getattr(owner, child), config, quantizer))
+        setattr(owner, child, placement.swap(getattr(owner, child), config, method))
     return names
 
 
+def describe_placement(name: str) -> str:
+    """What a placement quantizes, in words. Raises ValueError for an unknown name."""
+    return str(_lookup(PLACEMENTS, name, "placement").words)
+
+
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Decides signedness and first steps of all activation quantizers from several batches (N, 3, H, W) in [0, 1]."""
-    layers = quantized_layers(model)
-    for layer in layers.values():
-        layer.observing = True
+    """Decides signedness and first values of all activation quantizers from several batches (N, 3, H, W) in [0, 1]."""
+    waiting = [quantizer for name, quantizer in _quantizers(model) if not name.endswith("weight_quantizer")]
+    for quantizer in waiting:
+        quantizer.observing = True
     with torch.no_grad():
         for batch in batches:
             model(batch)
-    for layer in layers.values():
-        layer.observing = False
-        layer.act_quantizer.finish_calibration()
+    for quantizer in waiting:
+        quantizer.observing = False
+        quantizer.finish_calibration()
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantConv2d]:
     """The quantized layers by name, in the order of the network."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantConv2d)}
+
+
+def keep_valid(model: nn.Module) -> None:
+    """To be called after every optimiser step: brings back learned steps and bounds that left their domain."""
+    for _, quantizer in _quantizers(model):
+        quantizer.keep_valid()
+
+
+def penalty(model: nn.Module) -> Tensor | float:
+    """What the method adds to the loss of a training pass just made: the sum over all quantizers; 0.0 for most."""
+    return sum((quantizer.penalty() for _, quantizer in _quantizers(model)), 0.0)
+
+
+def set_temperature(model: nn.Module, temperature: float) -> None:
+    """Sets the temperature of all quantizers that have one. Raises ValueError if it is below 0."""
+    QuantConfig(temperature=temperature)  # for its check
+    for _, quantizer in _quantizers(model):
+        if quantizer.temperature is not None:
+            quantizer.temperature = temperature
+
+
+def _quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+
+
+def _check_options(config: QuantConfig, method: Method) -> None:
+    common = ("weight_bits", "act_bits", "quantizer", "placement", *method.options)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in common and value != field.default:
+            known = ", ".join(method.options) or "none"
+            raise ValueError(
+                f"got {field.name} {value!r} for quantizer {config.quantizer!r}, wanted {field.default!r}, the "
+                f"default: its options are {known}"
+            )
 
 
 def _lookup(table: dict[str, Any], name: str, what: str) -> Any:

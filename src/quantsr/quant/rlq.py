@@ -8,8 +8,11 @@ With u = (x + shift) / scale (weights: no shift), v = clamp(u, qmin, qmax):
                d x_hat / d scale = round(v) - phi'(v) * v inside, qmin or qmax outside, times g
 
 phi' is the slope of a smooth staircase with temperature T (`ste.staircase_slope`), g = 1 / sqrt(numel * qmax) the
-gradient scale of LSQ (Esser et al., ICLR 2020), numel counting the batch. T = 0 without shift is LSQ.
+gradient scale of LSQ (Esser et al., ICLR 2020), numel the values that share the step, counting the batch. T = 0 without
+shift is LSQ.
 Differs from the released code: signedness comes from calibration over several batches, not from the first batch.
+Options beyond it: a step per output channel of a weight, one shift per tensor for inputs and for weights, first steps
+from a percentile.
 """
 
 import math
@@ -17,83 +20,108 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quantsr.quant.config import MIN_SCALE, QParams, code_range
+from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig, code_range
+from quantsr.quant.observed import Observed
+from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import scale_grad, soft_round
 
-SIGNED_BELOW = -1e-5  # an activation that never goes below this is stored unsigned
+PERCENTILE = 99  # of |x|, which the largest code then stands for
 
 
-class RLQ(nn.Module):
-    """Quantizer of one tensor: of a weight (always signed, no shift) or of a layer's input (with shift).
+class RLQ(Quantizer):
+    """Quantizer of a weight (always signed) or of a layer's input.
 
-    shift_channels: input channels C if a learnable shift per channel is wanted; axis 1 of x counts them.
-    An activation quantizer must see `observe` and `finish_calibration` before it runs; a weight quantizer is
-    initialised by `init_from`.
+    temperature: T; None for a quantizer without one, that is with plain straight-through (T = 0).
+    shift_channels: channels C if a learnable shift per channel is wanted, 1 for a shift of the whole tensor; axis 1 of
+    x counts channels. step_channels: output channels O if each is to have its step; axis 0 of a weight counts them.
+    range_init: as in QuantConfig.
     """
 
-    def __init__(self, bits: int, *, temperature: float = 1.0, shift_channels: int | None = None) -> None:
-        super().__init__()
-        code_range(bits, True)
-        self.bits, self.temperature = bits, temperature
-        self.scale = nn.Parameter(torch.ones(()))
+    def __init__(
+        self,
+        bits: int,
+        *,
+        temperature: float | None = 1.0,
+        shift_channels: int | None = None,
+        step_channels: int | None = None,
+        range_init: str = "lsq",
+    ) -> None:
+        super().__init__(bits)
+        self.temperature, self.range_init = temperature, range_init
+        self.scale = nn.Parameter(torch.ones(() if step_channels is None else (step_channels,)))
         self.shift = None if shift_channels is None else nn.Parameter(torch.zeros(shift_channels))
-        self.signed = True
-        self.calibrated = False
-        self._seen: list[tuple[float, float, int]] = []  # min, sum of magnitudes, count of each observed batch
-
-    # A tensor, so that it travels in safetensors with the rest of the state.
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.calibrated, self.signed], dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.calibrated, self.signed = (bool(flag) for flag in state.tolist())
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Collects calibration statistics of an input batch (N, C, ...)."""
-        x = self._shifted(x.float())
-        self._seen.append((float(x.min()), float(x.abs().sum()), x.numel()))
+        super().observe(self._shifted(x.float()))
 
-    @torch.no_grad()
-    def finish_calibration(self) -> None:
-        """Decides signedness and the first step from everything observed (LSQ's rule: 2 * mean|x| / sqrt(qmax))."""
-        if not self._seen:
-            raise RuntimeError("calibration saw no batch: run the network on some patches while it observes")
-        self.signed = min(low for low, _, _ in self._seen) < SIGNED_BELOW
-        mean = sum(total for _, total, _ in self._seen) / sum(count for _, _, count in self._seen)
-        self._set_scale(mean)
-        self._seen.clear()
+    def set_range(self, observed: Observed) -> None:
+        if self.range_init == "percentile":
+            self.set_scale(torch.tensor(observed.percentile(PERCENTILE, magnitude=True) / self._qmax))
+        else:
+            self.set_scale(torch.tensor(2 * observed.mean_magnitude / math.sqrt(self._qmax)))
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> None:
-        """First step of a weight quantizer: 2 * mean|w| / sqrt(qmax)."""
-        self._set_scale(float(weight.abs().mean()))
+        rows = weight.abs().reshape(self.scale.numel(), -1)  # a step each
+        if self.range_init == "percentile":
+            scale = torch.quantile(rows, PERCENTILE / 100, dim=1) / self._qmax
+        else:
+            scale = 2 * rows.mean(1).double() / math.sqrt(self._qmax)
+        self.set_scale(scale.view_as(self.scale))
 
-    def _set_scale(self, mean_magnitude: float) -> None:
-        qmax = code_range(self.bits, self.signed)[1]
-        self.scale.fill_(max(2 * mean_magnitude / math.sqrt(qmax), MIN_SCALE))
+    def set_scale(self, scale: Tensor) -> None:
+        """Sets the step, or the steps, by hand; the quantizer counts as calibrated then."""
+        with torch.no_grad():
+            self.scale.copy_(scale.clamp(min=MIN_SCALE))
         self.calibrated = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantized x in float32 (float64 for float64 input), same shape."""
-        qmax = code_range(self.bits, self.signed)[1]
-        scale = scale_grad(self.scale, 1 / math.sqrt(x.numel() * qmax))
+    def fake_quant(self, x: Tensor) -> Tensor:
+        sharing = x.numel() // self.scale.numel()
+        scale = self._per_value(scale_grad(self.scale, 1 / math.sqrt(sharing * self._qmax)), x)
         return self._codes(x, scale) * scale
 
-    @torch.no_grad()
-    def codes(self, x: Tensor) -> tuple[Tensor, QParams]:
-        """Integer codes of x (int8, same shape) and what they stand for."""
+    def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         shift = None if self.shift is None else self.shift.double()
-        params = QParams(self.bits, self.signed, self.scale.double(), shift)
-        return self._codes(x, self.scale).to(torch.int8), params
+        params = QParams(self.bits, *code_range(self.bits, self.signed), self.scale.double(), shift)
+        return self._codes(x, self._per_value(self.scale, x)).to(torch.int8), params
+
+    @torch.no_grad()
+    def keep_valid(self) -> None:
+        self.scale.clamp_(min=MIN_SCALE)  # a step of 0 or less would leave a dead layer without gradient
 
     def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
-        if not self.calibrated:
-            raise RuntimeError("got an uncalibrated quantizer: run calibrate() or load a checkpoint first")
-        # The clamp and its slope need float32 also under autocast: bf16 has 8 bits, too few to find the cell.
-        x = x if x.dtype == torch.float64 else x.float()
         v = torch.clamp(self._shifted(x) / scale, *code_range(self.bits, self.signed))
-        return soft_round(v, self.temperature)
+        return soft_round(v, self.temperature or 0.0)
 
     def _shifted(self, x: Tensor) -> Tensor:
         return x if self.shift is None else x + self.shift.view(1, -1, *[1] * (x.dim() - 2))
+
+    def _per_value(self, scale: Tensor, x: Tensor) -> Tensor:
+        return scale if scale.dim() == 0 else scale.view(-1, *[1] * (x.dim() - 1))
+
+    @property
+    def _qmax(self) -> int:
+        return code_range(self.bits, self.signed)[1]
+
+
+def weight(config: QuantConfig, channels: int) -> RLQ:
+    """RLQ of a weight (O, I, K, K); channels: O."""
+    return RLQ(
+        config.weight_bits,
+        temperature=config.temperature,
+        shift_channels=1 if config.weight_shift else None,
+        step_channels=channels if config.weight_granularity == "per_channel" else None,
+        range_init=config.range_init,
+    )
+
+
+def act(config: QuantConfig, channels: int) -> RLQ:
+    """RLQ of an activation (N, C, H, W); channels: C."""
+    shifts = {"per_channel": channels, "per_tensor": 1, "none": None}
+    return RLQ(
+        config.act_bits,
+        temperature=config.temperature,
+        shift_channels=shifts[config.act_shift],
+        range_init=config.range_init,
+    )

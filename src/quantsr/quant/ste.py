@@ -56,3 +56,29 @@ class _ScaleGrad(torch.autograd.Function):
 def scale_grad(x: Tensor, factor: float) -> Tensor:
     """Forward: x. Backward: times `factor` (LSQ's gradient scale). Any shape."""
     return _ScaleGrad.apply(x, factor)
+
+
+def unit_round(r: Tensor, bits: int) -> Tensor:
+    """DoReFa's Q_k: r in [0, 1] to the nearest of 2^bits levels from 0 to 1. Backward: 1. Any shape."""
+    n = 2**bits - 1
+    return soft_round(r * n, 0.0) / n
+
+
+def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x within bounds that learn: backward, 1 to x inside, and 1 to the bound that a value reached or passed."""
+    return torch.where(x >= high, high, torch.where(x <= low, low, x))
+
+
+def with_value(y: Tensor, value: Tensor) -> Tensor:
+    """Forward: value, exactly. Backward: 1 to y, nothing to value (straight-through)."""
+    return _WithValue.apply(y, value.detach())
+
+
+class _WithValue(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None

@@ -1,0 +1,95 @@
+"""DDTB in its static form: learned lower and upper bounds of activations, weights between two percentiles.
+
+Paper: Zhong et al., "Dynamic Dual Trainable Bounds for Ultra-low Precision Super-Resolution Networks", ECCV 2022 (arXiv
+2203.03844); code zysxmu/DDTB, `model/quant_ops.py`. With n = 2^b - 1, s = (u - l) / n and z = round(l / s):
+
+    forward    x_hat = s * (clamp(round(clip(x, l, u) / s) - z, 0, n) + z)
+    backward   d x_hat / d x = 1 inside, 0 outside
+               d x_hat / d u = 1 above, d x_hat / d l = 1 below, and everywhere, with y = clip(x, l, u),
+               (x_hat - y) / (u - l) to u and minus that to l
+    input      l and u learned, from the 1st and 99th percentile of calibration
+    weight     l and u are the 1st and 99th percentile of the weight at hand, held constant
+
+Differs from the paper: no gate. There, in some layers, a small 2-bit network looks at each image and multiplies the
+bounds by what it finds, so levels depend on the image; here they do not. Differs from the code: percentiles come from
+all calibration batches, not from the first batch; exact halves at the ends cannot add a level to the 2^b. Left out: the
+distance to a full-precision teacher in the loss.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig
+from quantsr.quant.observed import Observed
+from quantsr.quant.quantizer import Quantizer
+from quantsr.quant.ste import clip, soft_round
+
+PERCENTILES = (1, 99)
+
+
+class DDTBWeight(Quantizer):
+    """2^bits levels between two percentiles of the weight; nothing is learned."""
+
+    def __init__(self, config: QuantConfig, channels: int) -> None:
+        super().__init__(config.weight_bits)
+
+    def fake_quant(self, x: Tensor) -> Tensor:
+        return between(x, *_percentiles(x), self.bits)
+
+    def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
+        return codes_between(x, *_percentiles(x), self.bits)
+
+
+class DDTBInput(Quantizer):
+    """2^bits levels between the learned bounds low () and high (); zero is a level if it lies between them."""
+
+    def __init__(self, config: QuantConfig, channels: int) -> None:
+        super().__init__(config.act_bits)
+        self.low = nn.Parameter(torch.zeros(()))
+        self.high = nn.Parameter(torch.ones(()))
+
+    def set_range(self, observed: Observed) -> None:
+        for bound, percent in zip((self.low, self.high), PERCENTILES, strict=True):
+            bound.fill_(observed.percentile(percent))
+        self.keep_valid()
+
+    def fake_quant(self, x: Tensor) -> Tensor:
+        return between(x, self.low, self.high, self.bits)
+
+    def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
+        return codes_between(x, self.low, self.high, self.bits)
+
+    @torch.no_grad()
+    def keep_valid(self) -> None:
+        self.high.copy_(torch.maximum(self.high, self.low + smallest_width(self.low)))
+
+
+def smallest_width(low: Tensor) -> Tensor:
+    """Distance of bounds that float32 can tell apart around `low`."""
+    return (low.abs() * 1e-4).clamp(min=MIN_SCALE)
+
+
+def between(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """x on 2^bits multiples of (high - low) / (2^bits - 1) from about low to about high."""
+    codes, step = _steps(x, low, high, bits)
+    return codes * step
+
+
+def codes_between(x: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, QParams]:
+    codes, step = _steps(x, low, high, bits)
+    first = int(torch.round(low / step))
+    return codes.to(torch.int8), QParams(bits, first, first + 2**bits - 1, step.double())
+
+
+def _steps(x: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """x in whole steps, and the step."""
+    step = (high - low) / (2**bits - 1)
+    first = torch.round(low.detach() / step.detach())
+    steps = soft_round(clip(x, low, high) / step, 0.0)
+    surplus = steps.detach() - steps.detach().clamp(first, first + 2**bits - 1)  # of halves at the ends; else 0
+    return steps - surplus, step
+
+
+def _percentiles(x: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = torch.quantile(x.detach().flatten(), x.new_tensor(PERCENTILES) / 100)
+    return low, torch.maximum(high, low + smallest_width(low))

@@ -1,0 +1,57 @@
+"""What calibration sees of an activation."""
+
+import torch
+from torch import Tensor
+
+SAMPLE = 2**16  # values kept of a batch for percentiles: a percent of the tail is then still some hundred values
+
+
+class Observed:
+    """Statistics over all calibration batches; per batch, so that sums do not depend on their order."""
+
+    def __init__(self) -> None:
+        self._lows: list[float] = []
+        self._magnitudes: list[tuple[float, int]] = []  # sum of |x|, count
+        self._peaks: list[Tensor] = []  # max|x| of each image
+        self._samples: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        """A batch (N, ...), float32."""
+        self._lows.append(float(x.min()))
+        self._magnitudes.append((float(x.abs().sum()), x.numel()))
+        self._peaks.append(x.abs().flatten(1).amax(1).cpu())
+        self._samples.append(_sample(x.flatten()).cpu())
+
+    @property
+    def batches(self) -> int:
+        return len(self._lows)
+
+    @property
+    def low(self) -> float:
+        return min(self._lows)
+
+    @property
+    def mean_magnitude(self) -> float:
+        return sum(total for total, _ in self._magnitudes) / sum(count for _, count in self._magnitudes)
+
+    @property
+    def peak(self) -> float:
+        """Largest magnitude."""
+        return float(torch.cat(self._peaks).max())
+
+    @property
+    def mean_peak(self) -> float:
+        """Mean over the images of the largest magnitude in each."""
+        return float(torch.cat(self._peaks).mean())
+
+    def percentile(self, percent: float, *, magnitude: bool = False) -> float:
+        """Of x, or of |x|; from SAMPLE values of each batch, drawn with a fixed seed."""
+        values = torch.cat(self._samples)
+        return float(torch.quantile(values.abs() if magnitude else values, percent / 100))
+
+
+def _sample(values: Tensor) -> Tensor:
+    if values.numel() <= SAMPLE:
+        return values
+    chosen = torch.randint(values.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+    return values[chosen.to(values.device)]
