@@ -71,7 +71,7 @@ def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -
     for share, depth in ((0.75, "full"), (0.25, "half")):
         apart = attention(student, depth) - attention(teacher, "full")
         distance += share * apart.square().sum(dim=(1, 2)).sqrt().mean()
-    assert 0.01 < float(distance) < math.sqrt(2)
+    assert 0.01 < distance.item() < math.sqrt(2)
     torch.testing.assert_close(loss(lr, hr), plain(lr, hr) + 0.1 * distance)
 
 

@@ -208,6 +208,22 @@ def test_the_average_follows_the_weights(make: Make) -> None:
         assert not parameter.requires_grad
 
 
+def test_temperatures_take_equal_shares_of_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make(W4A4, {"optim": {"temperatures": [1, 2, 4], "steps": 7}})
+    seen: list[set[float]] = []
+    update = Trainer.update
+
+    def noting(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        loss = update(trainer, lr, hr)
+        layers = quantized_layers(trainer.network).values()
+        seen.append({q.temperature for layer in layers for q in (layer.weight_quantizer, layer.act_quantizer)})
+        return loss
+
+    monkeypatch.setattr(Trainer, "update", noting)
+    train.run(config)
+    assert seen == [{1.0}] * 3 + [{2.0}] * 2 + [{4.0}] * 2
+
+
 def test_gradients_are_clipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     norms = []
     for clip in (0.0, 1e-3):

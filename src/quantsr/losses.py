@@ -5,6 +5,7 @@ For each depth of the run, with T the teacher's output and F the output of the s
     L1(sr, hr) and, of the teacher's share, L1(sr, T)
     shallower depths, of the sandwich's share, L1(sr, F), no gradient through F   (Yu & Huang, ICCV 2019, 1903.05134)
     + feature_weight * mean over images of |A(student) - A(teacher)|
+    + what the quantizers add themselves (`quant.penalty`)
 
 A is the trunk's attention map, the squared features summed over channels and divided by their L2 norm (Zagoruyko &
 Komodakis, ICLR 2017, 1612.03928; PAMS uses it for SR); it needs equal resolution, not equal widths.
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantsr.config import TrainConfig
+from quantsr.quant import penalty
 
 
 class Objective:
@@ -46,6 +48,7 @@ class Objective:
             loss = _towards(loss, sr, full, self.settings.sandwich)
             if self.maps:
                 loss = loss + self.settings.feature_weight * self._distance()
+            loss = loss + penalty(self.network)
             if depth == "full":
                 full = sr.detach()
             total = total + share * loss

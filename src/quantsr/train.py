@@ -30,7 +30,15 @@ from quantsr.losses import Objective
 from quantsr.models.blocks import ResidualBlock
 from quantsr.models.depth import rank_by
 from quantsr.progress import RunLog, Silent
-from quantsr.quant import QuantConfig, calibrate, keep_valid, quantize, quantized_layers
+from quantsr.quant import (
+    QuantConfig,
+    calibrate,
+    keep_valid,
+    quantize,
+    quantized_layers,
+    set_processes,
+    set_temperature,
+)
 from quantsr.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -64,6 +72,7 @@ class Trainer:
         self.earlier_stages: list[dict[str, Any]] = source.state.get("history", []) if source else []
         self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
         workers.agree(self.network)
+        set_processes(self.network, workers.count)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.network, config.optim)
         teacher = load_teacher(config, self.device) if config.teacher.weights else None
@@ -125,6 +134,8 @@ class Trainer:
         rate = self.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative_rate"]
+        if optim.temperatures:
+            set_temperature(self.network, optim.temperatures[self.step * len(optim.temperatures) // optim.steps])
         self.optimizer.zero_grad()
         loss = self.loss(lr, hr)
         loss.backward()

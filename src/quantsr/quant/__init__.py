@@ -9,6 +9,7 @@ from quantsr.quant.convert import (
     penalty,
     quantize,
     quantized_layers,
+    set_processes,
     set_temperature,
 )
 from quantsr.quant.layers import QuantBlock, QuantConv2d
@@ -33,5 +34,6 @@ __all__ = [
     "penalty",
     "quantize",
     "quantized_layers",
+    "set_processes",
     "set_temperature",
 ]  # fmt: skip

@@ -94,6 +94,13 @@ def set_temperature(model: nn.Module, temperature: float) -> None:
             quantizer.temperature = temperature
 
 
+def set_processes(model: nn.Module, count: int) -> None:
+    """Tells activation quantizers how many processes share a batch."""
+    for name, quantizer in _quantizers(model):
+        if not name.endswith("weight_quantizer"):
+            quantizer.processes = count
+
+
 def _quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
 

@@ -24,6 +24,7 @@ class Quantizer(nn.Module):
     """
 
     temperature: float | None = None  # of the backward staircase, where a method has one
+    processes: int = 1  # that share a batch: gradient scales by the number of values count the whole batch
 
     def __init__(self, bits: int) -> None:
         """bits: 2, 3 or 4; ValueError otherwise."""

@@ -77,7 +77,7 @@ class RLQ(Quantizer):
         self.calibrated = True
 
     def fake_quant(self, x: Tensor) -> Tensor:
-        sharing = x.numel() // self.scale.numel()
+        sharing = x.numel() * self.processes // self.scale.numel()
         scale = self._per_value(scale_grad(self.scale, 1 / math.sqrt(sharing * self._qmax)), x)
         return self._codes(x, scale) * scale
 

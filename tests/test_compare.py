@@ -1,0 +1,124 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from quantsr import recipe
+from quantsr.cli import main
+from quantsr.compare import report
+from quantsr.compare.variants import stages_of, variants
+from quantsr.config import ConfigError
+
+RECIPE = """
+[model]
+upscale = 2
+channels = 8
+blocks = 2
+[quant]
+weight_bits = 2
+act_bits = 2
+[data]
+photos = "{photos}"
+cache = "{cache}"
+holdout = 4
+patch = 8
+batch = 2
+[optim]
+steps = 3
+warmup = 1
+[run]
+threads = 1
+bf16 = false
+validate_every = 2
+calibration_batches = 1
+[stages.float]
+quant = false
+[stages.float.run]
+seed = 5
+[stages.dqa.run]
+depths = ["full", "half"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, photos: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE.format(photos=photos, cache=tmp_path / "cache"))
+    return path
+
+
+def test_all_combinations_are_variants() -> None:
+    found = variants(["a/x.toml", "y"], ["quant.quantizer=rlq,lsq", "quant.weight_bits=2,3"])
+    assert [variant.name for variant in found] == [
+        "x rlq 2", "x rlq 3", "x lsq 2", "x lsq 3", "y rlq 2", "y rlq 3", "y lsq 2", "y lsq 3",
+    ]  # fmt: skip
+    assert found[1].settings == ("quant.quantizer=rlq", "quant.weight_bits=3")
+    assert [variant.name for variant in variants(["y"], [])] == ["y"]
+    with pytest.raises(ConfigError, match=r"got 'quant\.quantizer', wanted section\.key=value,value"):
+        variants(["y"], ["quant.quantizer"])
+
+
+def test_variants_share_what_is_equal(file: Path, tmp_path: Path) -> None:
+    rlq, lsq = variants([str(file)], ["quant.quantizer=rlq,lsq"])
+    one, two, again, seed = (
+        stages_of(variant, [], seed, tmp_path) for variant, seed in ((rlq, 0), (lsq, 0), (rlq, 0), (rlq, 1))
+    )
+    assert one == again
+    assert one[0] == two[0] == seed[0]  # the float stage sets its own seed
+    assert len({stages[1].run.folder for stages in (one, two, seed)}) == 3
+    assert one[1].run.init == str(Path(one[0].run.folder) / recipe.WEIGHTS)
+    changed = stages_of(rlq, ["stages.float.optim.steps=4"], 0, tmp_path)
+    assert changed[1].run.folder != one[1].run.folder  # a stage is also what it starts from
+
+
+def test_a_comparison_goes_from_recipes_to_a_table(
+    file: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["compare", str(file), "--vary", "quant.quantizer=rlq,lsq,daq", "--seeds", "0", "1", "--set", "Set5"]
+    command += ["--data", str(data_folder / "benchmarks"), "-o", str(out)]
+    assert main(command) == 0
+    assert len(list((out / "stages").iterdir())) == 1 + 3 * 2
+    rows = json.loads((out / "compare.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["tiny rlq", "tiny lsq", "tiny daq"]
+    for row in rows:
+        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        assert all(set(run["scores"]) == {"full", "half"} for run in row["runs"])
+        assert [step for step, _ in row["runs"][0]["curve"]] == [2, 3]
+        assert ("costs" in row) == ("latency_ms" in row) == ("not_packed" not in row) == (row["name"] != "tiny daq")
+    rlq = rows[0]
+    assert rlq["costs"]["bytes"] > 2000 and rlq["latency_ms"] > 0
+    assert len(rlq["code_use"]["weights"]["entropy"]) == 4
+    assert all(0 <= bits <= 2 for bits in rlq["code_use"]["inputs"]["entropy"])
+    assert all(share in (0, 0.25, 0.5, 0.75) for share in rlq["code_use"]["weights"]["unused"])
+    assert (out / "compare.md").read_text() in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")} == before  # nothing again
+
+
+def test_a_bad_axis_is_a_usage_error(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["compare", str(file), "--data", str(tmp_path), "-o", str(tmp_path / "out"), "--vary"]
+    assert main([*command, "quant.quantizer=rlq,xyz"]) == 2
+    assert "got quantizer 'xyz', wanted one of rlq, lsq" in capsys.readouterr().err
+
+
+def run_of(set14: float, b100: float) -> dict[str, object]:
+    scores = {"full": {"Set14": {"psnr": set14, "ssim": 0.7}, "B100": {"psnr": b100, "ssim": 0.6}}}
+    return {"seed": 0, "scores": scores, "curve": []}
+
+
+def test_the_table_ranks_by_the_mean_of_the_decisive_sets() -> None:
+    rows = [
+        {"name": "worse", "placement": "p", "runs": [run_of(28, 27), run_of(29, 27)], "not_packed": "no codes"},
+        {"name": "better", "placement": "p", "runs": [run_of(27, 29)], "latency_ms": 4.25,
+         "costs": {"parameters": 1234, "bytes": 567, "bitops": 89e9}},
+    ]  # fmt: skip
+    lines = report.markdown(rows).splitlines()
+    assert lines[2] == "| better | 1 | full | 27.000 / 0.7000 | 29.000 / 0.6000 | 28.000 | 1,234 | 567 | 89 G | 4.2 |"
+    assert lines[3] == (
+        f"| worse | 2 | full | 28.500 ± {math.sqrt(0.5):.3f} / 0.7000 | 27.000 ± 0.000 / 0.6000 "
+        f"| 27.750 ± {math.sqrt(0.125):.3f} | - | - | - | - |"
+    )
+    assert lines[5:] == ["- placement: p", "- worse is not packed: no codes"]
