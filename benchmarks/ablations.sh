@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Everything in docs/ablations.md: benchmarks/ablations.sh DIR OUT, where DIR holds Set14 and B100. Three seeds each.
+# Runs that differ in nothing are trained once. An hour or two on two cores; goes on where it stopped.
+set -euo pipefail
+data=$1 out=$2
+compare() { # name, recipe, further arguments
+  quantsr compare "$2" "${@:3}" --seeds 0 1 2 --data "$data" -o "$out"
+  for kind in json md; do mv "$out/compare.$kind" "$out/$1.$kind"; done
+}
+small=small-x4-w2a2
+compare rivals $small --vary quant.quantizer=rlq,lsq,pams,pact,dorefa,daq,ddtb,odm
+compare temperature $small --vary quant.temperature=0,1,2,4
+compare schedule $small --with 'optim.temperatures=[1, 2, 4]'
+compare act-shift $small --vary quant.act_shift=per_channel,per_tensor,none
+compare weight-shift $small --vary quant.weight_shift=false,true
+compare granularity $small --vary quant.weight_granularity=per_tensor,per_channel
+compare range $small --vary quant.range_init=lsq,percentile
+compare rate $small --vary stages.quantized.optim.quantizer_rate=0.01,0.1,1.0
+compare shift-rate $small --vary stages.quantized.optim.shift_rate=0.01,0.1,1.0
+compare teacher $small --with stages.quantized.teacher.weights=stage:float --vary stages.quantized.teacher.weight=0.0,0.5
+compare features $small --with stages.quantized.teacher.weights=stage:float --with stages.quantized.teacher.weight=0.0 \
+  --vary stages.quantized.teacher.feature_weight=0.01,0.1
+compare ranking $small-dqa --vary stages.dqa.run.ranking=small-gain,large-gain,sensitivity
+compare sandwich $small-dqa --with stages.dqa.run.ranking=sensitivity --vary stages.dqa.teacher.sandwich=0.0,0.25,0.5
