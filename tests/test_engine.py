@@ -65,6 +65,19 @@ def qconv_ops(weights, weight_bits, act_bits, zero, mul=None, bias=None):
     ]
 
 
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
+@pytest.mark.parametrize(("act_bits", "levels", "zero"), [(2, 2, 1), (3, 6, 3), (4, 14, 7), (4, 15, 3), (4, 9, 9)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_any_code_may_stand_for_zero(kernel_row, act_bits, levels, zero, kernel):
+    rng = np.random.default_rng(7)
+    codes = fill(rng, "random", 0, 2**act_bits - 1, (9, 8, 64))
+    weights = fill(rng, "random", -8, 7, (33, kernel, kernel, 64))
+    quantizer, conv = qconv_ops(weights, 4, act_bits, zero)
+    quantizer[3]["levels"] = float(levels)
+    got = run_native([quantizer, conv], "y", codes, *kernel_row)
+    np.testing.assert_array_equal(got, integer_conv(np.minimum(codes, levels), weights, zero))
+
+
 def assert_exact(rng, kernel_row, size, channels, outputs, kernel, weight_bits, act_bits, signed, a_fill, w_fill):
     zero = 2 ** (act_bits - 1) if signed else 0
     half = 2 ** (weight_bits - 1)
@@ -617,7 +630,8 @@ BAD_PROGRAMS = {
     "kernel": changed(attrs={"kernel": 2}),
     "weight_bits": changed(attrs={"weight_bits": 8}),
     "act_bits": changed(attrs={"act_bits": 3}),
-    "zero": changed(attrs={"zero": 7}),
+    "zero": changed(attrs={"zero": 16}),
+    "zero above levels": [(*changed(index=0, attrs={"levels": 14})[0],), changed(attrs={"zero": 15})[1]],
     "weight range": changed(tensors={"weight": np.full((4, 3, 3, 2), 8, np.int8)}),
     "weight dtype": changed(tensors={"weight": np.zeros((4, 3, 3, 2), F32)}),
     "weight uint8": changed(tensors={"weight": np.zeros((4, 3, 3, 2), np.uint8)}),

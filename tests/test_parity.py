@@ -64,9 +64,12 @@ def test_engine_bytes_do_not_depend_on_how_it_runs(bits: int) -> None:
     np.testing.assert_array_equal(Engine(model, threads=2)(image, tile=16), whole)
 
 
-@pytest.mark.parametrize("settings", [{"weight_granularity": "per_channel"}, {"weight_shift": True}], ids=str)
-def test_the_engine_runs_variants_of_rlq(settings: dict[str, Any]) -> None:
-    model = packed(make_network(3, **settings), 3)
+@pytest.mark.parametrize(
+    "settings", [{"weight_granularity": "per_channel"}, {"weight_shift": True}, {"quantizer": "pams"}], ids=str
+)
+@pytest.mark.parametrize("bits", BITS)
+def test_the_engine_runs_other_quantizers(settings: dict[str, Any], bits: int) -> None:
+    model = packed(make_network(bits, **settings), bits)
     image = images.to_float(photo())
     expected = reference.run(model.programs["full"], model.tensors, image)
     assert Engine(model)(image).tobytes() == expected.tobytes()

@@ -156,8 +156,7 @@ Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
   want_floats(op, x);
   op.float32("inv");
   if (spec.attrs.at("inv") == 0) fail(op.where() + " inv", "a number other than 0", 0);
-  const int levels = op.integer("levels", 3, 15);
-  if (levels != 3 && levels != 7 && levels != 15) fail(op.where() + " levels", "3, 7 or 15", levels);
+  const int levels = op.integer("levels", 2, 15);
   op.floats("offset", {x.channels});
   return {"", true, x.channels, x.scale, levels};
 }
@@ -167,11 +166,12 @@ Value check_qconv2d(const OpCheck& op, Value& x) {
   const int in = op.integer("in_channels", 1, kMaxChannels), out = op.integer("out_channels", 1, kMaxChannels);
   const int kernel = op.integer("kernel", 1, 3);
   const int weight_bits = op.integer("weight_bits", 2, 4), act_bits = op.integer("act_bits", 2, 4);
-  const int zero = op.integer("zero", 0, 8), half = 1 << (weight_bits - 1), levels = (1 << act_bits) - 1;
+  const int zero = op.integer("zero", 0, 15), half = 1 << (weight_bits - 1), levels = (1 << act_bits) - 1;
   if (kernel == 2) fail(op.where() + " kernel", "1 or 3", kernel);
-  if (zero != 0 && zero != 1 << (act_bits - 1)) fail(op.where() + " zero", "0 or 2^(act_bits-1)", zero);
   if (in != x.channels) fail(op.where() + " in_channels", x.channels, in);
-  if (levels != x.levels) fail(op.where() + " act_bits", "codes up to " + std::to_string(x.levels), levels);
+  if (x.levels > levels || x.levels <= levels / 2)
+    fail(op.where() + " act_bits", "the width of codes up to " + std::to_string(x.levels), act_bits);
+  if (zero > x.levels) fail(op.where() + " zero", "a code up to " + std::to_string(x.levels), zero);
   // The border of the codes holds this byte, so all readers must agree on it.
   if (x.zero >= 0 && x.zero != zero) fail(op.where() + " zero", x.zero, zero);
   const int64_t worst = int64_t{kernel} * kernel * in * levels * half;

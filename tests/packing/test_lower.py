@@ -14,6 +14,7 @@ from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
 from quantsr.packing.ops import PackedModel, weight_codes
 from quantsr.quant import NotPackable, QuantConfig, calibrate, quantize, quantized_layers
+from quantsr.quant.ddtb import DDTBInput
 
 DEPTHS = ("full", "half", "quarter")
 
@@ -132,6 +133,7 @@ VARIANTS = {
     "no shift": {"act_shift": "none"},
     "from percentiles": {"range_init": "percentile"},
     "lsq": {"quantizer": "lsq"},
+    "pams": {"quantizer": "pams"},
     "lsq, per-channel steps": {"quantizer": "lsq", "weight_granularity": "per_channel"},
 }
 
@@ -162,10 +164,24 @@ def test_a_block_that_quantizes_more_than_inputs_is_refused(placement: str) -> N
 
 
 def test_codes_that_the_format_cannot_say_are_refused() -> None:
-    with pytest.raises(NotPackable, match=r"^body\.0\.conv1: got input codes -7\.\.7, wanted -8\.\.7 or 0\.\.15"):
-        lower(make_network(quantizer="pams"), name="test", quant=QuantConfig(quantizer="pams"))
     with pytest.raises(NotPackable, match=r"^body\.0\.conv1: got weight codes -\d+\.\.\d+, wanted some of -8\.\.7"):
         lower(make_network(quantizer="ddtb"), name="test", quant=QuantConfig(quantizer="ddtb"))
+
+
+def test_an_input_without_a_code_for_zero_is_refused() -> None:
+    network = make_network()
+    layer = quantized_layers(network)["body.1.conv2"]
+    layer.act_quantizer = DDTBInput(QuantConfig(), 8)
+    layer.act_quantizer.calibrated = True
+    for low, high in ((-0.5, 1.0), (0.5, 2.0)):
+        layer.act_quantizer.low.data.fill_(low)
+        layer.act_quantizer.high.data.fill_(high)
+        if low < 0:
+            ops = {op.output: op for op in lower(network, name="test", quant=QuantConfig()).programs["full"].ops}
+            assert (ops["body.1.conv2"].attrs["zero"], ops["body.1.conv2.codes"].attrs["levels"]) == (5, 15)
+            continue
+        with pytest.raises(NotPackable, match=r"^body\.1\.conv2: got input codes 5\.\.20, wanted 0 among them"):
+            lower(network, name="test", quant=QuantConfig())
 
 
 def layer_inputs(network: EDSR, image: np.ndarray) -> Iterator[tuple[str, torch.Tensor]]:

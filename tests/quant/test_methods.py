@@ -13,6 +13,7 @@ from torch.nn import functional
 from quantsr.models.edsr import EDSR
 from quantsr.packing.lower import lower
 from quantsr.quant import (
+    PLACEMENTS,
     QUANTIZERS,
     NotPackable,
     QuantConfig,
@@ -41,7 +42,7 @@ CODES = {
     "ddtb": (True, True, True),
     "odm": (False, False, False),
 }
-PACKED_METHODS = ("rlq", "lsq")
+PACKED_METHODS = ("rlq", "lsq", "pams")
 DYNAMIC = ("daq",)  # levels of their own for each channel of each image
 
 
@@ -133,12 +134,10 @@ def test_codes_times_step_is_the_forward_value(name: str, bits: int, signed: boo
         torch.testing.assert_close((codes * params.scale).float(), subject(tensor).detach(), rtol=1e-5, atol=1e-6)
 
 
-@METHODS
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name not in DYNAMIC])
 @SIGNS
 @torch.no_grad()
 def test_quantizing_twice_changes_nothing(name: str, signed: bool) -> None:
-    if name in DYNAMIC:
-        pytest.skip("the second pass has other statistics")
     quantizer = act(name, 3, signed)
     once = quantizer(samples(signed, seed=2))
     torch.testing.assert_close(quantizer(once), once)
@@ -257,7 +256,6 @@ def test_a_copy_can_be_taken_while_training(name: str) -> None:
     made = network(name)
     x = torch.rand(1, 3, 8, 8)
     made(x).sum().backward()
-    penalty(made)
     assert torch.equal(copy.deepcopy(made)(x), made(x))
 
 
@@ -322,6 +320,21 @@ def test_an_option_works_or_is_refused(name: str, option: str) -> None:
         return
     with pytest.raises(ValueError, match=f"got {option} .* for quantizer '{name}', wanted .*, the default"):
         quantize(EDSR(channels=8, blocks=1), QuantConfig(quantizer=name, **{option: OTHER[option]}))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@METHODS
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_compiled_block_trains_as_an_eager_one(name: str, placement: str) -> None:
+    torch.compiler.reset()
+    eager = network(name, placement=placement)
+    compiled = copy.deepcopy(eager)
+    compiled.body[0].compile(backend="aot_eager")
+    x = torch.randn(2, 8, 9, 10)
+    for made in (eager, compiled):
+        (made.body[0](x).square().mean() + penalty(made)).backward()
+    for (path, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=path)
 
 
 # ---- packing

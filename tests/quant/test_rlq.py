@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantsr.quant import RLQ, QuantConfig, rlq
+from quantsr.quant import RLQ, QParams, QuantConfig, rlq
 from quantsr.quant.config import code_range
 from quantsr.quant.observed import Observed
 
@@ -352,7 +352,7 @@ def network_part(act_channels: int = 3, **settings: object) -> tuple[RLQ, RLQ]:
 def test_the_shift_of_an_input_has_a_granularity(granularity: str, shape: tuple[int, ...] | None) -> None:
     _, quantizer = network_part(act_shift=granularity)
     assert (None if quantizer.shift is None else tuple(quantizer.shift.shape)) == shape
-    quantizer.set_scale(torch.tensor(0.3))
+    quantizer.restore(QParams(3, -4, 3, torch.tensor(0.3)))
     x = samples(quantizer, (2, 3, 4, 4)).float()
     if quantizer.shift is None:
         assert torch.equal(quantizer(x), ready(3, scale=0.3)(x))

@@ -1,7 +1,7 @@
 """Ops -> model: a packed QuantSR-C as a PyTorch network again, for training on, for other programs, for parity checks.
 
 The inverse of `lower` up to float32 rounding of its products: scale = 1 / inv, shift = (offset + qmin) * scale. Its
-quantizers are RLQ, which can say all that the format can, whatever method the codes came from.
+quantizers are RLQ, whatever method the codes came from, if RLQ has such codes, else the method's own.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from quantsr.models.edsr import EDSR
 from quantsr.packing.ops import FLOAT_BITS, Op, PackedModel, weight_codes
-from quantsr.quant import QuantConfig, QuantConv2d, quantize
+from quantsr.quant import QParams, QuantConfig, QuantConv2d, quantize
+from quantsr.quant.config import code_range
 
 
 def lift(packed: PackedModel) -> EDSR:
@@ -43,10 +44,18 @@ def lift(packed: PackedModel) -> EDSR:
 
 
 def _config(packed: PackedModel) -> QuantConfig:
-    info = packed.info
-    muls = [packed.tensors[op.tensors["mul"]] for op in packed.programs["full"].ops if op.kind == "qconv2d"]
-    steps = "per_tensor" if all((mul == mul[0]).all() for mul in muls) else "per_channel"
-    return QuantConfig(info["weight_bits"], info["act_bits"], "rlq", info["placement"], weight_granularity=steps)
+    info, ops = packed.info, packed.programs["full"].ops
+    convs = [op for op in ops if op.kind == "qconv2d"]
+    full = all(op.attrs["levels"] == 2 ** info["act_bits"] - 1 for op in ops if op.kind == "quantize")
+    common = full and all(op.attrs["zero"] in (0, 2 ** (info["act_bits"] - 1)) for op in convs)
+    muls = [packed.tensors[op.tensors["mul"]] for op in convs]
+    return QuantConfig(
+        info["weight_bits"],
+        info["act_bits"],
+        "rlq" if common else info["quantizer"],
+        info["placement"],
+        weight_granularity="per_tensor" if all((mul == mul[0]).all() for mul in muls) else "per_channel",
+    )
 
 
 def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
@@ -59,16 +68,18 @@ def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
 
 def _fill_quantized(layer: QuantConv2d, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
     act_scale = 1 / float(codes.attrs["inv"])
-    zero = int(conv.attrs["zero"])
+    zero, levels = int(conv.attrs["zero"]), int(codes.attrs["levels"])
+    shift = (tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale
     weight_scale = tensors[conv.tensors["mul"]].astype(np.float64) / act_scale  # (O,)
     weight = weight_codes(conv, tensors[conv.tensors["weight"]]).transpose(0, 3, 1, 2)
     layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale[:, None, None, None]))
     _fill_bias(layer, conv, tensors)
-    steps = layer.weight_quantizer.scale  # one or (O,)
-    layer.weight_quantizer.set_scale(_tensor(weight_scale[: steps.numel()]).view_as(steps))
-    layer.act_quantizer.signed = zero > 0
-    layer.act_quantizer.set_scale(torch.tensor(act_scale))
-    layer.act_quantizer.shift.copy_(_tensor((tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale))
+    scale = weight_scale if (weight_scale != weight_scale[0]).any() else weight_scale[0]
+    weight_bits, act_bits = int(conv.attrs["weight_bits"]), int(conv.attrs["act_bits"])
+    layer.weight_quantizer.restore(QParams(weight_bits, *code_range(weight_bits, True), torch.tensor(scale)))
+    layer.act_quantizer.restore(
+        QParams(act_bits, -zero, levels - zero, torch.tensor(act_scale), torch.from_numpy(shift))
+    )
 
 
 def _fill_bias(layer: nn.Conv2d, op: Op, tensors: dict[str, NDArray[np.generic]]) -> None:

@@ -38,6 +38,7 @@ MAX_BLOCKS = 1024
 MAX_NAME = 128  # characters
 # 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: every accumulator is exact as int32 and as float32.
 MAX_CHANNELS = 1024
+MAX_CODE = 2 ** max(bits.BITS) - 1
 MIN_MUL = 2.0**-100  # fast kernels divide mul by a power of two, which must be exact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
@@ -177,10 +178,10 @@ def _qconv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
     source, attrs = inputs[0], op.attrs
     if attrs["in_channels"] != source.channels:
         raise GraphError.of(f"{_where(op)} in_channels", attrs["in_channels"], f"{source.channels} as its input has")
-    if source.levels != 2 ** attrs["act_bits"] - 1:
+    if source.levels.bit_length() != attrs["act_bits"]:
         raise GraphError.of(f"{_where(op)} act_bits", attrs["act_bits"], f"the width of codes 0 to {source.levels}")
-    if attrs["zero"] not in (0, 2 ** (attrs["act_bits"] - 1)):
-        raise FieldError.of(f"{_where(op)} zero", attrs["zero"], "0 or 2**(act_bits - 1)")
+    if attrs["zero"] > source.levels:
+        raise FieldError.of(f"{_where(op)} zero", attrs["zero"], f"a code, 0 to {source.levels}")
     return Value(dims["O"], source.factor)
 
 
@@ -228,7 +229,7 @@ OPS: dict[str, OpSpec] = {
     # a = uint8(round(min(max(x*inv + offset[c], 0), levels))), halves to even
     "quantize": OpSpec(
         _quantize,
-        attrs={"inv": _NONZERO, "levels": _one_of(3, 7, 15)},
+        attrs={"inv": _NONZERO, "levels": _between(2, MAX_CODE)},
         tensors={"offset": ("float32", "C")},
     ),
     # acc[o] = sum (a - zero)*w, padding a = zero; y = float(acc)*mul[o] + bias[o]
@@ -240,7 +241,7 @@ OPS: dict[str, OpSpec] = {
             "kernel": _one_of(1, 3),
             "weight_bits": _one_of(*bits.BITS),
             "act_bits": _one_of(*bits.BITS),
-            "zero": _one_of(0, 2, 4, 8),
+            "zero": _between(0, MAX_CODE),
         },
         tensors={"weight": ("uint8", "P"), "mul": ("float32", "O"), "bias": ("float32", "O")},
         dims=_qconv2d_dims,

@@ -19,6 +19,8 @@ optim.quantizer_rate. Percentiles are of all calibration batches together, not a
 Zero is no level, neither of weights nor, in general, of inputs, so there are no codes in the packed format.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +61,9 @@ class ODMInput(Quantizer):
         self.low = nn.Parameter(torch.zeros(()))
         self.high = nn.Parameter(torch.ones(()))
         self._mismatch: Tensor | None = None  # of the last training pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mismatch": None}  # a copy has made no pass
 
     def set_range(self, observed: Observed) -> None:
         for bound, percent in zip((self.low, self.high), PERCENTILES, strict=True):

@@ -36,6 +36,10 @@ class PAMSWeight(Quantizer):
         step = self._step(x)
         return torch.round(x / step).to(torch.int8), QParams(self.bits, -n, n, step.double())
 
+    @torch.no_grad()
+    def restore(self, params: QParams) -> None:
+        self.calibrated = True  # the largest weight of a tensor has the largest code
+
     def _step(self, x: Tensor) -> Tensor:
         return (x.detach().abs().max() + MIN_SCALE) / _levels(self.bits)
 
@@ -59,6 +63,11 @@ class PAMSInput(Quantizer):
         step = self.bound / n
         codes = torch.round(clip(x, -self.bound, self.bound) / step)
         return codes.to(torch.int8), QParams(self.bits, -n, n, step.double())
+
+    @torch.no_grad()
+    def restore(self, params: QParams) -> None:
+        self.bound.copy_(params.scale * params.qmax)
+        self.calibrated = True
 
     @torch.no_grad()
     def keep_valid(self) -> None:

@@ -87,6 +87,11 @@ class Quantizer(nn.Module):
         self.calibrated = True
 
     @torch.no_grad()
+    def restore(self, params: QParams) -> None:
+        """The inverse of `codes`: the state with which tensors made of such codes come out as they are."""
+        raise NotPackable(f"{type(self).__name__} cannot be restored from a packed network")
+
+    @torch.no_grad()
     def keep_valid(self) -> None:
         """Called after every optimiser step: brings back a learned step or bound that left its domain."""
 

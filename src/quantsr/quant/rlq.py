@@ -57,9 +57,10 @@ class RLQ(Quantizer):
 
     def set_range(self, observed: Observed) -> None:
         if self.range_init == "percentile":
-            self.set_scale(torch.tensor(observed.percentile(PERCENTILE, magnitude=True) / self._qmax))
+            scale = observed.percentile(PERCENTILE, magnitude=True) / self._qmax
         else:
-            self.set_scale(torch.tensor(2 * observed.mean_magnitude / math.sqrt(self._qmax)))
+            scale = 2 * observed.mean_magnitude / math.sqrt(self._qmax)
+        self.scale.fill_(max(scale, MIN_SCALE))
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> None:
@@ -68,12 +69,17 @@ class RLQ(Quantizer):
             scale = torch.quantile(rows, PERCENTILE / 100, dim=1) / self._qmax
         else:
             scale = 2 * rows.mean(1).double() / math.sqrt(self._qmax)
-        self.set_scale(scale.view_as(self.scale))
+        self._start(scale.view_as(self.scale))
 
-    def set_scale(self, scale: Tensor) -> None:
-        """Sets the step, or the steps, by hand; the quantizer counts as calibrated then."""
-        with torch.no_grad():
-            self.scale.copy_(scale.clamp(min=MIN_SCALE))
+    @torch.no_grad()
+    def restore(self, params: QParams) -> None:
+        self.signed = params.qmin < 0
+        self._start(params.scale)
+        if self.shift is not None and params.shift is not None:
+            self.shift.copy_(params.shift)
+
+    def _start(self, scale: Tensor) -> None:
+        self.scale.copy_(scale.clamp(min=MIN_SCALE).expand_as(self.scale))
         self.calibrated = True
 
     def fake_quant(self, x: Tensor) -> Tensor:
