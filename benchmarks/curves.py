@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 FAMILIES = {
     "x4, 4 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa"],
     "x4, 2 bits": ["x4-float", "x4-float-2", "x4-w2a2", "x4-w2a2-dqa"],
+    "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa"],
 }
 COLOURS = {"full": "tab:blue", "half": "tab:orange", "quarter": "tab:green"}
 
 
 def main() -> None:
-    figure, axes = plt.subplots(1, len(FAMILIES), figsize=(13, 4), layout="constrained")
+    figure, axes = plt.subplots(1, len(FAMILIES), figsize=(16, 4), layout="constrained")
     for axis, (title, stages) in zip(axes, FAMILIES.items(), strict=True):
         start = 0
         for stage in stages:

@@ -19,7 +19,7 @@ NAMES = zoo.bundled()
 
 
 def test_the_promised_models_are_inside() -> None:
-    assert {"quantsr-c-x2-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"} <= set(NAMES)
+    assert {"quantsr-c-x2-w4a4", "quantsr-c-x3-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
