@@ -56,7 +56,7 @@ constexpr int kRowSums = 512, kGroupSums = 256;
 
 // Finishes a block, two pixels of 32 outputs at a time; what has no 32 outputs or no second pixel is left to
 // `finish_rest`. Everything is held by value: a store could change what is read through a pointer.
-template <class Flags>
+template <class Flags, bool Relu>
 class Finish {
  public:
   Finish(const QConvJob& job, const Place& p, const int32_t* sums) {
@@ -72,77 +72,69 @@ class Finish {
       if (Flags::kCodes) offset_[g] = _mm512_loadu_ps(e.offset + o);
     }
     gain_ = _mm512_set1_ps(e.gain), inv_ = _mm512_set1_ps(e.inv), levels_ = _mm512_set1_ps(e.levels);
-    relu_ = e.relu;
-    skip_step_ = e.skip.pixel_stride, out_step_ = e.out.pixel_stride, codes_step_ = e.codes.pixel_stride;
-    for (int i = 0; i < rows_; ++i) {
-      const Block b{p.y + i, p.x, 0, p.o};
-      Row& row = row_[i];
-      row.sums = sums + i * kRowSums;
-      if (Flags::kSkip) row.skip = at(e.skip, b);
-      if (Flags::kOut) row.out = at(e.out, b);
-      if (Flags::kCodes) row.codes = at(e.codes, b);
-    }
+    skip_ = e.skip, out_ = e.out, codes_ = e.codes, sums_ = sums;
+    const Block b{p.y, p.x, 0, p.o};
+    if (Flags::kSkip) skip_.origin = at(e.skip, b);
+    if (Flags::kOut) out_.origin = at(e.out, b);
+    if (Flags::kCodes) codes_.origin = at(e.codes, b);
   }
 
   int pairs() const { return pairs_; }  // still to do
   INLINE void upper() {
-    if (pairs_ > 0) pair(row_[0]);
+    if (pairs_ > 0) pair(0);
   }
   INLINE void lower() {
-    if (pairs_ > 0 && rows_ == 2) pair(row_[1]);
-    --pairs_;
+    if (pairs_-- <= 0) return;
+    if (rows_ == 2) pair(1);
+    sums_ += 32;
+    if (Flags::kSkip) skip_.origin += 2 * skip_.pixel_stride;
+    if (Flags::kOut) out_.origin += 2 * out_.pixel_stride;
+    if (Flags::kCodes) codes_.origin += 2 * codes_.pixel_stride;
   }
 
  private:
-  struct Row {  // the next two pixels
-    const int32_t* sums;
-    const float* skip;
-    float* out;
-    uint8_t* codes;
-  };
-
-  INLINE void pair(Row& at) const {
+  INLINE void pair(int row) const {
     __m512 f[4];  // [pixel][group]
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
-      const __m512i sum = _mm512_loadu_si512(at.sums + r / 2 * 16 + r % 2 * kGroupSums);
+      const __m512i sum = _mm512_loadu_si512(sums_ + row * kRowSums + r / 2 * 16 + r % 2 * kGroupSums);
       const __m512 acc = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, init_[r % 2]));
       f[r] = _mm512_add_ps(_mm512_mul_ps(acc, mul_[r % 2]), bias_[r % 2]);
+      if (Relu) f[r] = _mm512_max_ps(f[r], _mm512_setzero_ps());
     }
-    at.sums += 32;
-    if (relu_)
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) f[r] = _mm512_max_ps(f[r], _mm512_setzero_ps());
     if (Flags::kSkip) {
+      const float* skip = skip_.origin + row * skip_.row_stride;
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const __m512 skip = _mm512_loadu_ps(at.skip + r / 2 * skip_step_ + r % 2 * 16);
-        f[r] = _mm512_add_ps(_mm512_mul_ps(skip, gain_), f[r]);
+        const __m512 kept = _mm512_loadu_ps(skip + r / 2 * skip_.pixel_stride + r % 2 * 16);
+        f[r] = _mm512_add_ps(_mm512_mul_ps(kept, gain_), f[r]);
       }
-      at.skip += 2 * skip_step_;
     }
     if (Flags::kOut) {
+      float* out = out_.origin + row * out_.row_stride;
 #pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) _mm512_storeu_ps(at.out + r / 2 * out_step_ + r % 2 * 16, f[r]);
-      at.out += 2 * out_step_;
+      for (int r = 0; r < 4; ++r) _mm512_storeu_ps(out + r / 2 * out_.pixel_stride + r % 2 * 16, f[r]);
     }
     if (Flags::kCodes) {
       __m512i q[4];
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) q[r] = quantize_avx512(f[r], inv_, offset_[r % 2], levels_);
       const __m512i bytes = narrow4_avx512(q[0], q[1], q[2], q[3]);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at.codes), _mm512_castsi512_si256(bytes));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at.codes + codes_step_), _mm512_extracti64x4_epi64(bytes, 1));
-      at.codes += 2 * codes_step_;
+      uint8_t* codes = codes_.origin + row * codes_.row_stride;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_castsi512_si256(bytes));
+      codes += codes_.pixel_stride;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_extracti64x4_epi64(bytes, 1));
     }
   }
 
   int pairs_ = 0, rows_ = 0;
-  bool relu_;
   __m512i init_[2];
   __m512 mul_[2], bias_[2], offset_[2], gain_, inv_, levels_;
-  int64_t skip_step_, out_step_, codes_step_;
-  Row row_[2];
+  // At the next two pixels of the upper row.
+  const int32_t* sums_ = nullptr;
+  View<const float> skip_{};
+  View<float> out_{};
+  View<uint8_t> codes_{};
 };
 
 // The pixels of a block from the `first` one on.
@@ -198,13 +190,13 @@ INLINE void step(const uint8_t* codes, int64_t row, int64_t pixel, const int8_t*
 }
 
 // Multiplies a block and finishes the one before.
-template <class Flags>
+template <class Flags, bool Relu>
 void block(const QConvJob& job, const Place& p, const Place& before, int32_t* sums) {
   const int k = job.shape.kernel;
   const int64_t pixel = job.in.pixel_stride, row = job.in.row_stride, steps = steps_of_row(job.shape, pixel);
   const int8_t* weights = job.weights + (p.o / kPanel) * k * steps * 2 * kTileBytes;
   const uint8_t* codes = job.in.origin + (p.y - k / 2) * row + (p.x - k / 2) * pixel;
-  Finish<Flags> finish(job, before, sums);
+  Finish<Flags, Relu> finish(job, before, sums);
   const int finished = 2 * finish.pairs();
   const auto nothing = [] {};
   step<true>(codes, row, pixel, weights, sums, nothing, nothing);
@@ -217,7 +209,7 @@ void block(const QConvJob& job, const Place& p, const Place& before, int32_t* su
   if (before.o >= 0 && finished < 16) finish_rest<Flags>(job, before, sums, finished);
 }
 
-template <class Flags>
+template <class Flags, bool Relu>
 void rows(const QConvJob& job, int64_t begin, int64_t end, int32_t* sums) {
   const Tiles tiles;
   Place last;
@@ -225,7 +217,7 @@ void rows(const QConvJob& job, int64_t begin, int64_t end, int32_t* sums) {
     for (int64_t y = begin; y < end; y += 2)
       for (int64_t x = 0; x < job.width; x += 16) {
         const Place place{y, x, o};
-        block<Flags>(job, place, last, sums);
+        block<Flags, Relu>(job, place, last, sums);
         last = place;
       }
   _tile_stored(0, sums, 64);
@@ -258,8 +250,11 @@ PackedConv pack_qconv_amx(const ConvShape& s, const int8_t* weights) {
 }
 
 void qconv_amx(const QConvJob& job, int64_t begin, int64_t end, std::byte* scratch) {
-  with_flags(job.epilogue,
-             [&](auto flags) { rows<decltype(flags)>(job, begin, end, reinterpret_cast<int32_t*>(scratch)); });
+  int32_t* sums = reinterpret_cast<int32_t*>(scratch);
+  with_flags(job.epilogue, [&](auto flags) {
+    using Flags = decltype(flags);
+    job.epilogue.relu ? rows<Flags, true>(job, begin, end, sums) : rows<Flags, false>(job, begin, end, sums);
+  });
 }
 
 bool amx_available() {
