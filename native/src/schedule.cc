@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <thread>
 
 #include "ops/ops.h"
@@ -117,16 +116,29 @@ Region clipped(Region r, int64_t height, int64_t width) {
   return {y, x, std::min(r.y + r.height, height) - y, std::min(r.x + r.width, width) - x};
 }
 
+struct TileShape {
+  int64_t height, width;
+};
+
+// Whole rows where they fit: then nothing moves sideways, and kernels meet no parts of their blocks on the way. Long
+// rows also suit the hardware's prefetching. There should be several tiles for each thread.
+TileShape tile_shape(int64_t height, int64_t width, int threads, int64_t pixels) {
+  constexpr int64_t kMaxWidth = 512, kPartWidth = 256, kMinHeight = 8;
+  if (threads > 1) pixels = std::min(pixels, height * width / (8 * threads));
+  const int64_t across = width <= kMaxWidth ? width : kPartWidth;
+  return {std::max(pixels / across / kRowRun * kRowRun, kMinHeight), across};
+}
+
 // Tiles of a run of layers, with those that only exist because of the skew. They are numbered along the diagonals, so
-// that neighbours in number do not wait for each other.
+// that neighbours in number wait little for each other.
 class Tiles {
  public:
-  Tiles(int64_t height, int64_t width, int64_t layers, int threads, int64_t max_side)
+  Tiles(int64_t height, int64_t width, int64_t layers, TileShape tile)
       : height_(height),
         width_(width),
-        side_(side(height * width, threads, max_side)),
-        rows_((height + layers - 1 + side_ - 1) / side_),
-        columns_((width + layers - 1 + side_ - 1) / side_),
+        tile_(tile),
+        rows_((height + layers - 1 + tile.height - 1) / tile.height),
+        columns_(tile.width == width ? 1 : (width + layers - 1 + tile.width - 1) / tile.width),
         done_(rows_ * columns_) {
     for (int64_t diagonal = 0; diagonal < rows_ + columns_ - 1; ++diagonal)
       for (int64_t i = std::max<int64_t>(0, diagonal - columns_ + 1); i <= std::min(diagonal, rows_ - 1); ++i)
@@ -138,33 +150,30 @@ class Tiles {
   // Where a layer's part of a tile lies; it may be empty.
   Region at(int64_t number, int64_t layer) const {
     const int64_t i = order_[number] / columns_, j = order_[number] % columns_;
-    return clipped({i * side_ - layer, j * side_ - layer, side_, side_}, height_, width_);
+    const int64_t left = columns_ == 1 ? 0 : j * tile_.width - layer;
+    return clipped({i * tile_.height - layer, left, tile_.height, tile_.width}, height_, width_);
   }
 
-  // Returns when the tiles above and to the left are done. They have lower numbers, so some thread has them in hand.
-  void wait(int64_t number) const {
+  // Returns when the tiles above and to the left have this layer behind them. They have lower numbers, so some thread
+  // has them in hand.
+  void wait(int64_t number, int64_t layer) const {
     const int64_t tile = order_[number];
-    if (tile >= columns_) wait_for(tile - columns_);
-    if (tile % columns_ > 0) wait_for(tile - 1);
+    if (tile >= columns_) wait_for(tile - columns_, layer);
+    if (tile % columns_ > 0) wait_for(tile - 1, layer);
   }
-  void finish(int64_t number) { done_[order_[number]].store(true, std::memory_order_release); }
+  void finish(int64_t number, int64_t layer) { done_[order_[number]].store(layer + 1, std::memory_order_release); }
 
  private:
-  // There should be several tiles for each thread.
-  static int64_t side(int64_t pixels, int threads, int64_t max_side) {
-    if (threads == 1) return max_side;
-    const auto fair = static_cast<int64_t>(std::sqrt(static_cast<double>(pixels) / (8.0 * threads)));
-    return std::clamp<int64_t>(fair / 16 * 16, kMinSide, max_side);
-  }
-  void wait_for(int64_t tile) const {
-    for (int spins = 0; !done_[tile].load(std::memory_order_acquire); ++spins)
+  void wait_for(int64_t tile, int64_t layer) const {
+    for (int spins = 0; done_[tile].load(std::memory_order_acquire) <= layer; ++spins)
       if (spins > kSpins) std::this_thread::yield();
   }
 
-  static constexpr int64_t kMinSide = 32;
   static constexpr int kSpins = 1000;
-  int64_t height_, width_, side_, rows_, columns_;
-  std::vector<std::atomic<bool>> done_;
+  int64_t height_, width_;
+  TileShape tile_;
+  int64_t rows_, columns_;
+  std::vector<std::atomic<int64_t>> done_;  // layers
   std::vector<int64_t> order_;
 };
 
@@ -176,23 +185,25 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 // A tile's stream and codes, 384 bytes a pixel at 64 channels, should stay in the second-level cache; but every tile
 // reads all weights again. Where the kernels take longer, and the weights of fast ones are larger, the second counts
-// for more: best of 48 to 128 on a core with 2 MB.
-int64_t max_side(Isa isa) { return isa == Isa::amx ? 64 : 96; }
+// for more: best of several on a core with 2 MB.
+int64_t tile_pixels(Isa isa) { return isa == Isa::amx ? 12 * 256 : 36 * 256; }
 
 // seconds: of each of the layers.
 void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
-  Tiles tiles(space.height(layers->in), space.width(layers->in), count, pool.threads(), max_side(isa));
+  const int64_t height = space.height(layers->in), width = space.width(layers->in);
+  Tiles tiles(height, width, count, tile_shape(height, width, pool.threads(), tile_pixels(isa)));
   std::vector<double> spent(count * pool.threads());
   pool.run(tiles.count(), [&](int64_t number, int worker) {
-    tiles.wait(number);
     for (int64_t l = 0; l < count; ++l) {
       const Region region = tiles.at(number, l);
-      if (region.height <= 0 || region.width <= 0) continue;
-      const double start = now();
-      layers[l].qconv_kernel->run(qconv_job(layers[l], space, region), 0, region.height, space.scratch(worker));
-      spent[worker * count + l] += now() - start;
+      tiles.wait(number, l);
+      if (region.height > 0 && region.width > 0) {
+        const double start = now();
+        layers[l].qconv_kernel->run(qconv_job(layers[l], space, region), 0, region.height, space.scratch(worker));
+        spent[worker * count + l] += now() - start;
+      }
+      tiles.finish(number, l);
     }
-    tiles.finish(number);
   });
   for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
 }

@@ -9,10 +9,12 @@ namespace quantsr {
 
 // The code as int32, not above the last one; what is negative here becomes 0 when it is narrowed with saturation.
 // Operands of min are in this order because a NaN must pass it: converted, it is INT_MIN.
+static inline __m512i quantize_avx512(__m512 f, __m512 inv, __m512 offset, __m512 levels) {
+  const __m512 v = _mm512_add_ps(_mm512_mul_ps(f, inv), offset);
+  return _mm512_cvt_roundps_epi32(_mm512_min_ps(levels, v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline __m512i quantize_avx512(const Epilogue& e, __m512 f, __m512 offset) {
-  const __m512 v = _mm512_add_ps(_mm512_mul_ps(f, _mm512_set1_ps(e.inv)), offset);
-  return _mm512_cvt_roundps_epi32(_mm512_min_ps(_mm512_set1_ps(e.levels), v),
-                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return quantize_avx512(f, _mm512_set1_ps(e.inv), offset, _mm512_set1_ps(e.levels));
 }
 
 // 16 bytes from each of 4 registers.
