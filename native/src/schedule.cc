@@ -123,7 +123,7 @@ struct TileShape {
 // Whole rows where they fit: then nothing moves sideways, and kernels meet no parts of their blocks on the way. Long
 // rows also suit the hardware's prefetching. There should be several tiles for each thread.
 TileShape tile_shape(int64_t height, int64_t width, int threads, int64_t pixels) {
-  constexpr int64_t kMaxWidth = 512, kPartWidth = 256, kMinHeight = 8;
+  constexpr int64_t kMaxWidth = 512, kPartWidth = 128, kMinHeight = 8;
   if (threads > 1) pixels = std::min(pixels, height * width / (8 * threads));
   const int64_t across = width <= kMaxWidth ? width : kPartWidth;
   return {std::max(pixels / across / kRowRun * kRowRun, kMinHeight), across};
@@ -186,7 +186,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 // A tile's stream and codes, 384 bytes a pixel at 64 channels, should stay in the second-level cache; but every tile
 // reads all weights again. Where the kernels take longer, and the weights of fast ones are larger, the second counts
 // for more: best of several on a core with 2 MB.
-int64_t tile_pixels(Isa isa) { return isa == Isa::amx ? 12 * 256 : 36 * 256; }
+int64_t tile_pixels(Isa isa) { return isa == Isa::amx ? 12 * 256 : 24 * 256; }
 
 // seconds: of each of the layers.
 void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
