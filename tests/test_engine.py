@@ -66,7 +66,9 @@ def qconv_ops(weights, weight_bits, act_bits, zero, mul=None, bias=None):
 
 
 @pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
-@pytest.mark.parametrize(("act_bits", "levels", "zero"), [(2, 2, 1), (3, 6, 3), (4, 14, 7), (4, 15, 3), (4, 9, 9)])
+@pytest.mark.parametrize(
+    ("act_bits", "levels", "zero"), [(2, 2, 1), (3, 6, 3), (4, 14, 7), (4, 15, 3), (4, 9, 9), (8, 200, 131)]
+)
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_any_code_may_stand_for_zero(kernel_row, act_bits, levels, zero, kernel):
     rng = np.random.default_rng(7)

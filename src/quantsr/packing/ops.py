@@ -277,6 +277,14 @@ OPS: dict[str, OpSpec] = {
     "pixel_shuffle": OpSpec(_pixel_shuffle, attrs={"upscale": _one_of(*UPSCALES)}),
 }
 
+# Of attributes: what a file may hold of the values that an op can have.
+_IN_FILES = {
+    "weight_bits": _one_of(*FILE_BITS),
+    "act_bits": _one_of(*FILE_BITS),
+    "levels": _between(2, 2 ** max(FILE_BITS) - 1),
+    "zero": _between(0, 2 ** max(FILE_BITS) - 1),
+}
+
 _TEXT = Field(str, lambda v: len(v) <= 1000, "a text of at most 1000 characters")
 _WIDTH = _one_of(*FILE_BITS, FLOAT_BITS)
 
@@ -466,9 +474,10 @@ def _check_made_at_load(program: Program) -> None:
     for op in program.ops:
         if op.kind in MADE_AT_LOAD:
             raise FieldError.of(f"op {op.output!r} kind", op.kind, "a kind that a file may hold")
-        for key in ("weight_bits", "act_bits"):
-            if op.attrs.get(key, FILE_BITS[0]) not in FILE_BITS:
-                raise FieldError.of(f"{_where(op)} {key}", op.attrs[key], f"one of {FILE_BITS} in a file")
+        for key in sorted(_IN_FILES.keys() & op.attrs.keys()):
+            rule, value = _IN_FILES[key], op.attrs[key]
+            if type(value) is not rule.type or not rule.allowed(value):
+                raise FieldError.of(f"{_where(op)} {key}", value, f"{rule.type.__name__}, {rule.wanted} in a file")
 
 
 def _check_info_of(model: PackedModel) -> None:
