@@ -137,7 +137,7 @@ def test_a_value_read_twice_is_rounded_once_and_names_stay_apart():
 def test_files_hold_no_such_ops():
     model = model_of(2, "direct")
     engine = Engine(model, fast=True)
-    with pytest.raises(FieldError, match="levels: got 255, .* in a file"):
+    with pytest.raises(FieldError, match=r"levels: got 255, .* in a file"):
         file.dumps(PackedModel(model.info, {"full": engine.program}, engine.tensors))
     program = model.programs["full"]
     ops = [replace(op, kind="edge_qconv2d") if op.kind == "qconv2d" else op for op in program.ops]
