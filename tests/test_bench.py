@@ -63,6 +63,13 @@ def test_a_photo_adds_itself_and_psnr(tmp_path: Path) -> None:
     assert 0 < rows[-1]["psnr"] < 60
 
 
+def test_8_bits_behind_the_body(tmp_path: Path) -> None:
+    options = ["--blocks", 1, "--size", 8, "--threads", 1, "--engines", "quantsr", "quantsr-fast"]
+    rows = [row for row in bench(tmp_path, *options)["rows"] if row["engine"] == "quantsr-fast"]
+    assert [(row["part"], row["tail"]) for row in rows] == [("network", "as-is"), ("network", "collapsed")]
+    assert all(sum(row["kernels"].values()) == 5 for row in rows)  # head; body; 8 bits
+
+
 def test_each_instruction_set_up_to_the_limit(tmp_path: Path) -> None:
     limit = next((isa for isa in available_isas() if isa != "ref"), None)
     if limit not in ("avx2", "avx512vnni"):

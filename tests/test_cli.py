@@ -54,6 +54,18 @@ def test_depth_tile_and_threads(model: Path, photo: Path, depth: str) -> None:
     assert whole.read_bytes() == tiled.read_bytes()
 
 
+def test_fast(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale(photo, "-n", model, "--fast") == 2  # too few channels
+    assert "8 bits: wanted float convolutions" in capsys.readouterr().err
+    write(model, tiny_model(upscale=4, channels=16))
+    normal, fast = photo.parent / "normal.png", photo.parent / "fast.png"
+    assert upscale(photo, "-o", normal, "-n", model) == 0
+    assert upscale(photo, "-o", fast, "-n", model, "--fast") == 0
+    expected = quantsr.load(model, fast=True).upscale(images.read(photo))
+    np.testing.assert_array_equal(images.read(fast), expected)
+    assert 0 < np.abs(images.read(normal).astype(int) - expected).mean() < 8
+
+
 def test_memory(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, bounded = photo.parent / "whole.png", photo.parent / "bounded.png"
     assert upscale(photo, "-o", whole, "-n", model) == 0
@@ -216,8 +228,24 @@ def test_evaluate_writes_its_table_as_json(model: Path, tmp_path: Path, backend:
     assert main(["evaluate", "-n", str(model), *arguments]) == 0
     rows = json.loads(out.read_text())["results"]
     assert [row["depth"] for row in rows] == ["full", "half", "quarter"]
-    assert set(rows[0]) == {"model", "set", "scale", "depth", "backend", "psnr", "ssim", "images"}
+    assert set(rows[0]) == {"model", "set", "scale", "depth", "backend", "fast", "psnr", "ssim", "images"}
     assert rows[0]["scale"] == 4 and rows[0]["images"] == 5 and 0 < rows[0]["psnr"] < 60
+
+
+def test_evaluate_fast(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_set5(tmp_path)
+    write(model, tiny_model(upscale=4, channels=16))
+    out = tmp_path / "result.json"
+    arguments = ["evaluate", "-n", str(model), "--data", str(tmp_path), "--set", "Set5", "--json", str(out)]
+    scores = []
+    for fast in ([], ["--fast"]):
+        assert main([*arguments, *fast]) == 0
+        (row,) = json.loads(out.read_text())["results"]
+        assert row["fast"] is bool(fast)
+        scores.append(row["psnr"])
+    assert 0 < abs(scores[0] - scores[1]) < 1
+    assert main([*arguments, "--fast", "--backend", "reference"]) == 2
+    assert "wanted engine" in capsys.readouterr().err
 
 
 def test_evaluate_bicubic_and_a_missing_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,9 @@ def qconv_ops(weights, weight_bits, act_bits, zero, mul=None, bias=None):
 
 
 @pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
-@pytest.mark.parametrize(("act_bits", "levels", "zero"), [(2, 2, 1), (3, 6, 3), (4, 14, 7), (4, 15, 3), (4, 9, 9)])
+@pytest.mark.parametrize(
+    ("act_bits", "levels", "zero"), [(2, 2, 1), (3, 6, 3), (4, 14, 7), (4, 15, 3), (4, 9, 9), (8, 200, 131)]
+)
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_any_code_may_stand_for_zero(kernel_row, act_bits, levels, zero, kernel):
     rng = np.random.default_rng(7)
@@ -84,7 +86,7 @@ def assert_exact(rng, kernel_row, size, channels, outputs, kernel, weight_bits, 
     codes = fill(rng, a_fill, 0, 2**act_bits - 1, (*size, channels))
     weights = fill(rng, w_fill, -half, half - 1, (outputs, kernel, kernel, channels))
     got = run_native(qconv_ops(weights, weight_bits, act_bits, zero), "y", codes, *kernel_row)
-    np.testing.assert_array_equal(got, integer_conv(codes, weights, zero))
+    np.testing.assert_array_equal(got, integer_conv(codes, weights, zero).astype(np.float32))
 
 
 @pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
@@ -98,12 +100,44 @@ def test_qconv_sums_are_exact_for_all_extremes(kernel_row, weight_bits, act_bits
 
 
 @pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
+@pytest.mark.parametrize("widths", [(8, 8), (8, 4), (4, 8), (2, 8)], ids=str)
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_qconv_sums_of_8_bits_are_exact_for_all_extremes(kernel_row, widths, signed):
+    """Where they pass 2**24, their one rounding to float32 is right too."""
+    rng = np.random.default_rng(1)
+    for (a_fill, w_fill), (size, channels, outputs) in itertools.product(
+        itertools.product(FILLS, FILLS), [((5, 8), 64, 33), ((2, 3), 520, 20)]
+    ):
+        assert_exact(rng, kernel_row, size, channels, outputs, 3, *widths, signed, a_fill, w_fill)
+
+
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_qconv_sums_are_exact_for_all_sizes(kernel_row, kernel, size):
     rng = np.random.default_rng(2)
     for channels, outputs in [(1, 1), (3, 17), (16, 16), (20, 48), (64, 64), (60, 33), (65, 100)]:
-        assert_exact(rng, kernel_row, size, channels, outputs, kernel, 4, 4, True, "random", "random")
+        for width in (4, 8):
+            assert_exact(rng, kernel_row, size, channels, outputs, kernel, width, width, True, "random", "random")
+
+
+EDGE_SIZES = [(1, 1), (1, 9), (2, 2), (7, 1), (3, 5), (13, 18), (11, 70)]
+
+
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_edge_qconv_equals_the_reference(kernel_row, kernel):
+    rng = np.random.default_rng(16)
+    for size, (channels, outputs) in itertools.product(EDGE_SIZES, [(1, 3), (20, 48), (64, 33)]):
+        weights = rng.integers(-128, 128, (9, outputs, kernel, kernel, channels))
+        mul, bias = rng.standard_normal((2, 9, outputs)).astype(np.float32)
+        codes = rng.integers(0, 256, (*size, channels))
+        quantize, (_, *qconv) = qconv_ops(weights[0], 8, 8, 128)
+        qconv[-1] = {"weight": weights.astype(np.int8), "mul": mul, "bias": bias}
+        got = run_native([quantize, ("edge_qconv2d", *qconv)], "y", codes, *kernel_row)
+        op = Op("edge_qconv2d", ("a",), "y", qconv[2], {role: role for role in ("weight", "mul", "bias")})
+        tensors = {"weight": bits.pack((weights + 128).astype(np.uint8), 8), "mul": mul, "bias": bias}
+        np.testing.assert_array_equal(got, reference.step(op, [codes.astype(np.uint8)], tensors))
 
 
 @pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
@@ -238,6 +272,32 @@ def test_ops_fused_into_cells_of_outputs(isa, kernel, stored):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("inv", [1.0, 0.5])
+@pytest.mark.parametrize("offset", [0.0, 0.25])
+@pytest.mark.parametrize("twice", [False, True], ids=["read once", "read twice"])
+def test_an_affine_and_a_quantizer_behind_a_convolution(isa, inv, offset, twice):
+    """Fused where the quantizer's steps are 1; the same bytes as the ops one by one either way."""
+    rng = np.random.default_rng(17)
+    conv, _, _ = conv_ops(rng, 5, 21, 3)
+    image = rng.standard_normal((7, 13, 5)).astype(np.float32)
+    scale, shift = (rng.standard_normal(21).astype(np.float32) * np.float32(40) for _ in range(2))
+    ops = [
+        *conv,
+        ("affine", ["y"], "s", {}, {"scale": scale, "offset": shift}),
+        ("quantize", ["s"], "a", {"inv": inv, "levels": 255}, {"offset": np.full(21, offset, np.float32)}),
+        ("qconv2d", ["a"], "z", *qconv_ops(np.eye(21).reshape(21, 1, 1, 21), 8, 8, 0)[1][3:]),
+    ]
+    y = run_native(conv, "y", image, "ref")
+    codes = np.rint(np.clip((y * scale + shift) * np.float32(inv) + np.float32(offset), 0, 255))
+    wanted = y * np.float32(0.5) + codes if twice else codes
+    if twice:
+        ops.append(("residual", ["y", "z"], "t", {"gain": 0.5}, {}))
+    np.testing.assert_array_equal(run_native(ops, ops[-1][2], image, isa), wanted)
+    fused = _native.Engine(ops, ops[-1][2], 5, 1, isa).describe()[0].startswith("conv2d 3x3 5->21 + affine + quantize")
+    assert fused == (inv == 1 and offset == 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("channels", [1, 3, DIRECT])
 def test_conv2d_of_few_channels_equals_the_reference(isa, kernel, channels):
@@ -272,21 +332,23 @@ class Builder:
         self.free = [v for v in self.free if v not in inputs] + [name]
         return name
 
-    def qconv(self, x, outputs):
-        channels, kernel = self.channels[x], int(self.rng.choice([1, 3]))
-        wb, ab = (int(b) for b in self.rng.integers(2, 5, 2))
+    def qconv(self, x, outputs, edges=False):
+        channels, kernel = self.channels[x], int(self.rng.choice([1, 3, 5] if edges else [1, 3]))
+        classes = (9,) if edges else ()
+        wb, ab = (int(b) for b in self.rng.choice([2, 3, 4, 8], 2))
         zero = int(self.rng.choice([0, 2 ** (ab - 1)]))
         inv = float(np.float32(self.rng.choice([-1, 1]) * self.rng.uniform(0.5, 4)))
         offset = self.floats(channels, 0.5, zero)
         a = self.add("quantize", [x], channels, {"inv": inv, "levels": 2**ab - 1}, {"offset": offset})
         self.free.remove(a)
-        codes = self.rng.integers(0, 2**wb, outputs * kernel * kernel * channels).astype(np.uint8)
+        codes = self.rng.integers(0, 2**wb, (*classes, outputs, kernel, kernel, channels)).astype(np.uint8)
         packed = f"t{len(self.tensors)}"
         self.tensors[packed] = bits.pack(codes, wb)
         attrs = {"in_channels": channels, "out_channels": outputs, "kernel": kernel}
         attrs |= {"weight_bits": wb, "act_bits": ab, "zero": zero}
-        tensors = {"weight": packed, "mul": self.floats(outputs, 0.02), "bias": self.floats(outputs)}
-        return self.add("qconv2d", [a], outputs, attrs, tensors)
+        tensors = {"weight": packed}
+        tensors |= {"mul": self.floats((*classes, outputs), 0.02), "bias": self.floats((*classes, outputs))}
+        return self.add("edge_qconv2d" if edges else "qconv2d", [a], outputs, attrs, tensors)
 
     def conv2d(self, x, outputs):
         kernel = int(self.rng.choice([1, 3, 5]))
@@ -307,10 +369,12 @@ class Builder:
         codes = {op.output for op in self.ops if op.kind == "quantize"}
         names = [v for v in names if v not in codes]
         x = names[-1] if self.rng.random() < 0.7 else str(self.rng.choice(names))
-        kind = self.rng.choice(["qconv", "qconv", "relu", "affine", "residual", "conv2d", "edge_conv2d"])
+        kind = self.rng.choice(["qconv", "qconv", "edge_qconv", "relu", "affine", "residual", "conv2d", "edge_conv2d"])
         outputs = int(self.rng.choice([self.channels[x], self.rng.integers(1, 40), 64]))
         if kind == "qconv" or (kind.endswith("conv2d") and self.channels[x] > self.deepest_conv2d):
             self.qconv(x, outputs)
+        elif kind == "edge_qconv":
+            self.qconv(x, outputs, edges=True)
         elif kind == "conv2d":
             self.conv2d(x, outputs)
         elif kind == "edge_conv2d":
@@ -628,8 +692,13 @@ BAD_PROGRAMS = {
     "out_channels negative": changed(attrs={"out_channels": -4}),
     "out_channels fraction": changed(attrs={"out_channels": 4.5}),
     "kernel": changed(attrs={"kernel": 2}),
-    "weight_bits": changed(attrs={"weight_bits": 8}),
+    "weight_bits": changed(attrs={"weight_bits": 7}),
+    "weight_bits 1": changed(attrs={"weight_bits": 1}),
+    "weight_bits 9": changed(attrs={"weight_bits": 9}),
     "act_bits": changed(attrs={"act_bits": 3}),
+    "act_bits 5": changed(attrs={"act_bits": 5}),
+    "kernel 5": changed(attrs={"kernel": 5}),
+    "one class of pixels": changed(kind="edge_qconv2d"),
     "zero": changed(attrs={"zero": 16}),
     "zero above levels": [(*changed(index=0, attrs={"levels": 14})[0],), changed(attrs={"zero": 15})[1]],
     "weight range": changed(tensors={"weight": np.full((4, 3, 3, 2), 8, np.int8)}),
@@ -645,6 +714,7 @@ BAD_PROGRAMS = {
     "inv not float32": changed(index=0, attrs={"inv": 0.1}),
     "inv infinite": changed(index=0, attrs={"inv": float("inf")}),
     "levels": changed(index=0, attrs={"levels": 5}),
+    "levels 127": changed(index=0, attrs={"levels": 127}),
     "offset shape": changed(index=0, tensors={"offset": np.zeros(1, F32)}),
     "shuffle channels": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 3}, {})],
     "shuffle upscale": [*changed(), ("pixel_shuffle", ["y"], "z", {"upscale": 5}, {})],

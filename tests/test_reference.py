@@ -8,6 +8,7 @@ import pytest
 from packing.tiny import random_image, tiny_model
 
 from quantsr import reference
+from quantsr.packing import bits
 from quantsr.packing.ops import IMAGE, OPS, Op, weight_codes
 
 F = np.float32
@@ -40,13 +41,16 @@ def naive(op, inputs, tensors):
         for y, z, k, i, j in itertools.product(range(h), range(w), range(c // r**2), range(r), range(r)):
             out[y * r + i, z * r + j, k] = x[y, z, k * r * r + i * r + j]
         return out
-    if op.kind == "edge_conv2d":
+    if op.kind in ("edge_conv2d", "edge_qconv2d"):
+        if op.kind == "edge_qconv2d":
+            codes = weight_codes(op, t["weight"]).astype(int) + 2 ** (op.attrs["weight_bits"] - 1)
+            t["weight"] = [bits.pack(own.astype(np.uint8), op.attrs["weight_bits"]) for own in codes]
         out = np.empty((h, w, t["bias"].shape[1]), F)
         for y, z in np.ndindex(h, w):
             row = 0 if y == 0 else 2 if y == h - 1 else 1
             column = 0 if z == 0 else 2 if z == w - 1 else 1
             own = {role: array[3 * row + column] for role, array in t.items()}
-            conv = Op("conv2d", op.inputs, op.output, {}, {role: role for role in own})
+            conv = Op(op.kind.removeprefix("edge_"), op.inputs, op.output, op.attrs, {role: role for role in own})
             out[y, z] = naive(conv, inputs, own)[y, z]
         return out
     if op.kind in ("conv2d", "qconv2d"):
@@ -110,6 +114,20 @@ def test_edge_conv2d_equals_loops(size, kernel):
     tensors = {name: array.astype(F) for name, array in tensors.items()}
     x = rng.standard_normal((*size, 3)).astype(F)
     np.testing.assert_array_equal(reference.step(op, [x], tensors), naive(op, [x], tensors))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1), (2, 2), (4, 3)], ids=str)
+@pytest.mark.parametrize(("kernel", "width"), [(1, 4), (3, 8), (5, 8)])
+def test_edge_qconv2d_equals_loops(size, kernel, width):
+    rng = np.random.default_rng(0)
+    attrs = {"in_channels": 3, "out_channels": 2, "kernel": kernel, "weight_bits": width, "act_bits": width}
+    attrs["zero"] = 2 ** (width - 1)
+    op = Op("edge_qconv2d", ("a",), "y", attrs, {role: role for role in ("weight", "mul", "bias")})
+    stored = rng.integers(0, 2**width, (9, 2, kernel, kernel, 3)).astype(np.uint8)
+    mul, bias = rng.standard_normal((2, 9, 2)).astype(F)
+    tensors = {"weight": bits.pack(stored, width), "mul": mul, "bias": bias}
+    a = rng.integers(0, 2**width, (*size, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(reference.step(op, [a], tensors), naive(op, [a], tensors))
 
 
 def test_every_kind_has_its_step():

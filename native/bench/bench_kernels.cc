@@ -67,13 +67,12 @@ struct Layer {
   Epilogue epilogue(bool residual, bool quantize) {
     Epilogue e{};
     e.channels = kChannels;
-    e.mul = e.bias = e.offset = table.data();
+    e.mul = e.bias = e.inv = e.offset = table.data();
     e.relu = !residual;
     if (residual) e.skip = view<const float>(stream.data());
     if (residual || !quantize) e.out = view(stream.data());
     if (quantize) e.codes = view(result.data());
     e.gain = 1;
-    e.inv = 1;
     e.levels = 15;
     return e;
   }

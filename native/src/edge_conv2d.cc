@@ -1,57 +1,39 @@
 #include "edge_conv2d.h"
 
-#include <algorithm>
+#include <utility>
+
+#include "edge_lines.h"
 
 namespace quantsr {
 namespace {
-
-constexpr int kFirst = 0, kInner = 1, kLast = 2;  // classes of rows, and of columns
 
 template <class T>
 View<T> moved(const View<T>& view, int64_t y, int64_t x) {
   return {view.origin + y * view.row_stride + x * view.pixel_stride, view.row_stride, view.pixel_stride};
 }
 
-class Lines {
- public:
-  Lines(const EdgeKernels& edges, const Conv2dJob& job) : edges_(edges), job_(job) {}
+Conv2dJob job_of(const EdgeKernels& edges, const Conv2dJob& job, const EdgeLine& line) {
+  const PackedConv& packed = edges.classes[line.pixel_class];
+  Conv2dJob part = job;
+  part.weights = packed.floats.data();
+  part.bias = packed.bias.data();
+  part.in = moved(job.in, line.y, line.x);
+  part.epilogue.out = moved(job.epilogue.out, line.y, line.x);
+  part.height = line.height;
+  part.width = line.width;
+  return part;
+}
 
-  // `count` pixels to the right of (y, x), itself included.
-  void row(int64_t y, int64_t x, int64_t count, int row_class, int column_class) const {
-    if (count > 0) run(line_from(y, x, count, row_class, column_class));
-  }
-
-  // `count` pixels downwards from (y, x): the kernel steps from window to window by rows.
-  void column(int64_t y, int64_t x, int64_t count, int row_class, int column_class) const {
-    if (count <= 0) return;
-    Conv2dJob line = line_from(y, x, count, row_class, column_class);
-    View<const float>& in = line.in;
-    View<float>& out = line.epilogue.out;
-    // The kernel takes half a window's pixel strides off the origin; here they are rows, but should be pixels.
-    in.origin += job_.shape.kernel / 2 * (in.row_stride - in.pixel_stride);
-    in.pixel_stride = in.row_stride;
-    out.pixel_stride = out.row_stride;
-    run(line);
-  }
-
- private:
-  Conv2dJob line_from(int64_t y, int64_t x, int64_t count, int row_class, int column_class) const {
-    const PackedConv& packed = edges_.classes[3 * row_class + column_class];
-    Conv2dJob line = job_;
-    line.weights = packed.floats.data();
-    line.bias = packed.bias.data();
-    line.in = moved(job_.in, y, x);
-    line.epilogue.out = moved(job_.epilogue.out, y, x);
-    line.height = 1;
-    line.width = count;
-    return line;
-  }
-
-  void run(const Conv2dJob& line) const { edges_.run(line, 0, 1, nullptr); }
-
-  const EdgeKernels& edges_;
-  const Conv2dJob& job_;
-};
+// A column as a row: the kernel steps from window to window by rows of the image.
+void turn(Conv2dJob& job) {
+  View<const float>& in = job.in;
+  View<float>& out = job.epilogue.out;
+  // The kernel takes half a window's pixel strides off the origin; here they are rows, but should be pixels.
+  in.origin += job.shape.kernel / 2 * (in.row_stride - in.pixel_stride);
+  in.pixel_stride = in.row_stride;
+  out.pixel_stride = out.row_stride;
+  std::swap(job.height, job.width);
+}
 
 }  // namespace
 
@@ -71,19 +53,11 @@ EdgeKernels prepare_edges(Isa isa, const EdgeWeights& weights) {
 }
 
 void run_edges(const EdgeKernels& edges, const Conv2dJob& job, int64_t begin, int64_t end) {
-  const Lines lines(edges, job);
-  const int64_t bottom = job.height - 1, right = job.width - 1;
-  for (int64_t y = begin; y < end; ++y) {
-    if (y != 0 && y != bottom) continue;
-    const int row_class = y == 0 ? kFirst : kLast;
-    lines.row(y, 0, 1, row_class, kFirst);
-    lines.row(y, 1, right - 1, row_class, kInner);
-    if (right > 0) lines.row(y, right, 1, row_class, kLast);
-  }
-  begin = std::max<int64_t>(begin, 1);
-  end = std::min(end, bottom);
-  lines.column(begin, 0, end - begin, kInner, kFirst);
-  if (right > 0) lines.column(begin, right, end - begin, kInner, kLast);
+  each_edge_line(job.height, job.width, begin, end, [&](const EdgeLine& line) {
+    Conv2dJob part = job_of(edges, job, line);
+    if (part.height > 1) turn(part);
+    edges.run(part, 0, 1, nullptr);
+  });
 }
 
 }  // namespace quantsr

@@ -1,6 +1,6 @@
 // The edges of an edge_conv2d, a conv2d whose first and last rows and columns have weights of their own: nine classes
-// of pixels, 3 * class of the row + class of the column. An ordinary kernel computes the middle class everywhere; what
-// is here overwrites the outermost pixels, a line of one class after the other.
+// of pixels (edge_lines.h). An ordinary kernel computes the middle class everywhere; what is here overwrites the
+// outermost pixels, a line of one class after the other.
 #pragma once
 
 #include <array>
@@ -9,8 +9,6 @@
 #include "kernels/kernels.h"
 
 namespace quantsr {
-
-constexpr int kMiddle = 4;
 
 // weight: (9, O, K, K, I), bias: (9, O)
 struct EdgeWeights {

@@ -36,6 +36,11 @@ const std::vector<Rule>& rules() {
        1,
        {"in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero"},
        {"weight", "mul", "bias"}},
+      {"edge_qconv2d",
+       OpKind::edge_qconv2d,
+       1,
+       {"in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero"},
+       {"weight", "mul", "bias"}},
       {"relu", OpKind::relu, 1, {}, {}},
       {"residual", OpKind::residual, 2, {"gain"}, {}},
       {"pixel_shuffle", OpKind::pixel_shuffle, 1, {"upscale"}, {}},
@@ -94,9 +99,10 @@ class OpCheck {
   }
 
   // Fast kernels divide by a power of two, which must be exact.
-  void no_tiny_floats(const char* role, int64_t size) const {
-    const auto* data = static_cast<const float*>(op_.tensors.at(role).data);
-    for (int64_t i = 0; i < size; ++i)
+  void no_tiny_floats(const char* role) const {
+    const Tensor& tensor = op_.tensors.at(role);
+    const auto* data = static_cast<const float*>(tensor.data);
+    for (int64_t i = 0, n = count(tensor.shape); i < n; ++i)
       if (data[i] != 0 && std::fabs(data[i]) < 0x1p-100f)
         fail(where_ + " " + role, "0, or at least 2^-100 in size", data[i]);
   }
@@ -134,7 +140,13 @@ Value check_affine(const OpCheck& op, const Value& x) {
   return {"", false, x.channels, x.scale};
 }
 
-// classes: how many kernels there are, in front of their other axes; none for conv2d, which has one.
+// The shape of a tensor that has one of `sides` for each class of pixels. classes: how many there are, in front of the
+// other axes; none where all pixels are alike.
+std::vector<int64_t> each(const std::vector<int64_t>& classes, std::vector<int64_t> sides) {
+  sides.insert(sides.begin(), classes.begin(), classes.end());
+  return sides;
+}
+
 Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x, const std::vector<int64_t>& classes) {
   want_floats(op, x);
   const std::vector<int64_t>& shape = spec.tensors.at("weight").shape;
@@ -143,12 +155,8 @@ Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x, const std:
   const int64_t out = shape[o], kernel = shape[o + 1];
   if (out < 1 || out > kMaxChannels) fail(op.where() + " weight", "1..65536 output channels", out);
   if (kernel != 1 && kernel != 3 && kernel != 5) fail(op.where() + " weight", "kernel 1, 3 or 5", kernel);
-  const auto each = [&](std::vector<int64_t> sides) {
-    sides.insert(sides.begin(), classes.begin(), classes.end());
-    return sides;
-  };
-  op.floats("weight", each({out, kernel, kernel, x.channels}));
-  op.floats("bias", each({out}));
+  op.floats("weight", each(classes, {out, kernel, kernel, x.channels}));
+  op.floats("bias", each(classes, {out}));
   return {"", false, static_cast<int>(out), x.scale};
 }
 
@@ -156,18 +164,25 @@ Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
   want_floats(op, x);
   op.float32("inv");
   if (spec.attrs.at("inv") == 0) fail(op.where() + " inv", "a number other than 0", 0);
-  const int levels = op.integer("levels", 2, 15);
+  const int levels = op.integer("levels", 2, 255);
   op.floats("offset", {x.channels});
   return {"", true, x.channels, x.scale, levels};
 }
 
-Value check_qconv2d(const OpCheck& op, Value& x) {
+int check_bits(const OpCheck& op, const char* name) {
+  const int bits = op.integer(name, 2, 8);
+  if (bits > 4 && bits < 8) fail(op.where() + " " + name, "2, 3, 4 or 8", bits);
+  return bits;
+}
+
+// Layers run tile by tile, each a pixel behind the one before (schedule.cc), so only edge_qconv2d may see further.
+Value check_qconv2d(const OpCheck& op, Value& x, int max_kernel, const std::vector<int64_t>& classes) {
   if (!x.is_codes) fail(op.where(), "codes as input", "float32 '" + x.name + "'");
   const int in = op.integer("in_channels", 1, kMaxChannels), out = op.integer("out_channels", 1, kMaxChannels);
-  const int kernel = op.integer("kernel", 1, 3);
-  const int weight_bits = op.integer("weight_bits", 2, 4), act_bits = op.integer("act_bits", 2, 4);
-  const int zero = op.integer("zero", 0, 15), half = 1 << (weight_bits - 1), levels = (1 << act_bits) - 1;
-  if (kernel == 2) fail(op.where() + " kernel", "1 or 3", kernel);
+  const int kernel = op.integer("kernel", 1, max_kernel);
+  const int weight_bits = check_bits(op, "weight_bits"), act_bits = check_bits(op, "act_bits");
+  const int zero = op.integer("zero", 0, 255), half = 1 << (weight_bits - 1), levels = (1 << act_bits) - 1;
+  if (kernel % 2 == 0) fail(op.where() + " kernel", "an odd number", kernel);
   if (in != x.channels) fail(op.where() + " in_channels", x.channels, in);
   if (x.levels > levels || x.levels <= levels / 2)
     fail(op.where() + " act_bits", "the width of codes up to " + std::to_string(x.levels), act_bits);
@@ -176,10 +191,10 @@ Value check_qconv2d(const OpCheck& op, Value& x) {
   if (x.zero >= 0 && x.zero != zero) fail(op.where() + " zero", x.zero, zero);
   const int64_t worst = int64_t{kernel} * kernel * in * levels * half;
   if (worst > std::numeric_limits<int32_t>::max()) fail(op.where(), "accumulators that fit 32 bits", worst);
-  op.codes("weight", {out, kernel, kernel, in}, -half, half - 1);
-  op.floats("mul", {out});
-  op.no_tiny_floats("mul", out);
-  op.floats("bias", {out});
+  op.codes("weight", each(classes, {out, kernel, kernel, in}), -half, half - 1);
+  op.floats("mul", each(classes, {out}));
+  op.no_tiny_floats("mul");
+  op.floats("bias", each(classes, {out}));
   x.zero = zero;
   return {"", false, out, x.scale};
 }
@@ -208,7 +223,8 @@ Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vecto
     case OpKind::conv2d: return check_conv2d(op, spec, *in[0], {});
     case OpKind::edge_conv2d: return check_conv2d(op, spec, *in[0], {kEdgeClasses});
     case OpKind::quantize: return check_quantize(op, spec, *in[0]);
-    case OpKind::qconv2d: return check_qconv2d(op, *in[0]);
+    case OpKind::qconv2d: return check_qconv2d(op, *in[0], 3, {});
+    case OpKind::edge_qconv2d: return check_qconv2d(op, *in[0], 5, {kEdgeClasses});
     case OpKind::relu: want_floats(op, *in[0]); return {"", false, in[0]->channels, in[0]->scale};
     case OpKind::residual: return check_residual(op, *in[0], *in[1]);
     case OpKind::pixel_shuffle: return check_pixel_shuffle(op, *in[0]);

@@ -8,7 +8,7 @@
 
 namespace quantsr {
 
-enum class OpKind { affine, conv2d, edge_conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
+enum class OpKind { affine, conv2d, edge_conv2d, quantize, qconv2d, edge_qconv2d, relu, residual, pixel_shuffle };
 
 constexpr int kEdgeClasses = 9;  // of pixels: {first, middle, last} row x {first, middle, last} column
 

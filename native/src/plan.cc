@@ -5,18 +5,14 @@
 
 #include <algorithm>
 
+#include "edge_lines.h"
 #include "error.h"
 #include "graph.h"
+#include "kernels/pack.h"
 #include "slots.h"
 
 namespace quantsr {
 namespace {
-
-AlignedArray<float> padded(const float* values, int count) {
-  AlignedArray<float> out((count + kChannelGroup - 1) / kChannelGroup * kChannelGroup);
-  std::copy(values, values + count, out.data());
-  return out;
-}
 
 class Fuser {
  public:
@@ -59,6 +55,7 @@ class Fuser {
       case OpKind::conv2d: start_conv2d(node, channels); break;
       case OpKind::edge_conv2d: start_edge_conv2d(node, channels); break;
       case OpKind::qconv2d: start_qconv2d(node); break;
+      case OpKind::edge_qconv2d: start_edge_qconv2d(node); break;
       case OpKind::quantize:
         step_.kind = StepKind::quantize;
         uses_.out = -1;
@@ -102,18 +99,33 @@ class Fuser {
   }
 
   void start_qconv2d(const Node& node) {
-    const auto attr = [&](const char* name) { return static_cast<int>(node.attr(name)); };
     step_.kind = StepKind::qconv2d;
-    step_.shape = {attr("in_channels"), attr("out_channels"), attr("kernel"),
-                   attr("weight_bits"), attr("act_bits"),     attr("zero")};
-    step_.qconv_kernel = &choose_qconv(isa_, step_.shape, node.codes("weight"), preferred_kernel_);
+    prepare_codes(node, {node.codes("weight"), node.floats("mul"), node.floats("bias")});
+    take_followers();
+  }
+
+  void start_edge_qconv2d(const Node& node) {
+    step_.kind = StepKind::edge_qconv2d;
+    const EdgeCodes all{qconv_shape(node), node.codes("weight"), node.floats("mul"), node.floats("bias")};
+    prepare_codes(node, all.of(kMiddle));
+    step_.qedges = prepare_edges(isa_, all, preferred_kernel_);
+  }
+
+  static ConvShape qconv_shape(const Node& node) {
+    const auto attr = [&](const char* name) { return static_cast<int>(node.attr(name)); };
+    return {attr("in_channels"), attr("out_channels"), attr("kernel"),
+            attr("weight_bits"), attr("act_bits"),     attr("zero")};
+  }
+
+  void prepare_codes(const Node& node, const QWeights& weights) {
+    step_.shape = qconv_shape(node);
+    step_.qconv_kernel = &choose_qconv(isa_, step_.shape, weights.codes, preferred_kernel_);
     step_.kernel = step_.qconv_kernel->name;
-    step_.packed = step_.qconv_kernel->prepare(step_.shape, node.codes("weight"));
-    step_.mul = padded(node.floats("mul"), step_.shape.out_channels);
-    step_.bias = padded(node.floats("bias"), step_.shape.out_channels);
+    step_.packed = step_.qconv_kernel->prepare(step_.shape, weights.codes);
+    step_.mul = padded(weights.mul, step_.shape.out_channels);
+    step_.bias = padded(weights.bias, step_.shape.out_channels);
     describe_shape();
     step_.text += " W" + std::to_string(step_.shape.weight_bits) + "A" + std::to_string(step_.shape.act_bits);
-    take_followers();
   }
 
   void describe_shape() {
@@ -157,21 +169,47 @@ class Fuser {
         uses_.skip = node.inputs[0];
       }
     }
-    for (const int i : graph_.values[uses_.out].users)
-      if (graph_.nodes[i].kind == OpKind::quantize) {
-        const bool others = graph_.values[uses_.out].users.size() > 1;
-        const int out = uses_.out;
-        take(i);
-        uses_.out = others ? out : -1;
-        take_quantize(graph_.nodes[i]);
+    const int out = uses_.out;
+    for (const int i : graph_.values[out].users)
+      if (take_quantizer(i)) {
+        uses_.out = graph_.values[out].users.size() > 1 ? out : -1;
         return;
       }
   }
 
+  // Takes a quantize, or an affine and the quantize of steps of 1 that alone reads it: a quantizer with a step and an
+  // offset per channel. (x * scale + offset) * 1 + 0 rounds as often as x * inv + offset.
+  bool take_quantizer(int i) {
+    const Node& node = graph_.nodes[i];
+    if (node.kind == OpKind::quantize) {
+      take(i);
+      take_quantize(node);
+      return true;
+    }
+    if (node.kind != OpKind::affine) return false;
+    const int next = only_user(node.output, OpKind::quantize);
+    if (next < 0 || !is_plain_quantize(graph_.nodes[next])) return false;
+    take(i);
+    take(next);
+    take_quantize(graph_.nodes[next]);
+    const int channels = graph_.values[node.output].channels;
+    step_.inv = padded(node.floats("scale"), channels);
+    step_.offset = padded(node.floats("offset"), channels);
+    return true;
+  }
+
+  bool is_plain_quantize(const Node& node) const {
+    const float* offset = node.floats("offset");
+    return node.attr("inv") == 1 &&
+           std::all_of(offset, offset + graph_.values[node.output].channels, [](float v) { return v == 0; });
+  }
+
   void take_quantize(const Node& node) {
-    step_.inv = static_cast<float>(node.attr("inv"));
+    const int channels = graph_.values[node.output].channels;
+    const std::vector<float> inv(channels, static_cast<float>(node.attr("inv")));
+    step_.inv = padded(inv.data(), channels);
     step_.levels = static_cast<float>(node.attr("levels"));
-    step_.offset = padded(node.floats("offset"), graph_.values[node.output].channels);
+    step_.offset = padded(node.floats("offset"), channels);
     uses_.codes = node.output;
   }
 

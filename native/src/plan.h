@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "edge_conv2d.h"
+#include "edge_qconv2d.h"
 #include "kernels/kernels.h"
 #include "quantsr/ops.h"
 
 namespace quantsr {
 
-enum class StepKind { affine, conv2d, edge_conv2d, quantize, qconv2d, relu, residual, pixel_shuffle };
+enum class StepKind { affine, conv2d, edge_conv2d, quantize, qconv2d, edge_qconv2d, relu, residual, pixel_shuffle };
 
 // A buffer that several values share, one after the other. Its border is filled once per image size and never written.
 struct Slot {
@@ -34,15 +35,16 @@ struct Step {
   int out = -1;    // float32 result
   int codes = -1;  // quantized result
   bool relu = false;
-  float gain = 1, inv = 1, levels = 0;
+  float gain = 1, levels = 0;
   int upscale = 1;  // pixel_shuffle
   ConvShape shape{};
   PackedConv packed;
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
-  EdgeKernels edges;              // edge_conv2d: the other classes of pixels
-  AlignedArray<float> mul, bias;  // qconv2d; an affine's scale and offset
-  AlignedArray<float> offset;     // of the quantizer
+  EdgeKernels edges;                // edge_conv2d: the other classes of pixels
+  EdgeQKernels qedges;              // edge_qconv2d: all of them
+  AlignedArray<float> mul, bias;    // qconv2d; an affine's scale and offset
+  AlignedArray<float> inv, offset;  // of the quantizer
 };
 
 struct Plan {

@@ -41,7 +41,7 @@ Epilogue epilogue_of(const Step& step, const Workspace& space, const Region& reg
   e.gain = step.gain;
   if (step.out >= 0) e.out = shifted(space.floats(step.out), region);
   if (step.codes >= 0) e.codes = shifted(space.codes(step.codes), region);
-  e.inv = step.inv;
+  e.inv = step.inv.data();
   e.levels = step.levels;
   e.offset = step.offset.data();
   return e;
@@ -84,6 +84,15 @@ void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
   });
 }
 
+// The middle class everywhere, then the edges of the band over it.
+void run_edge_qconv2d(const Step& step, Workspace& space, Pool& pool) {
+  const QConvJob job = qconv_job(step, space, whole(step, space));
+  run_bands(job.height, pool, [&](int64_t begin, int64_t end, int worker) {
+    step.qconv_kernel->run(job, begin, end, space.scratch(worker));
+    run_edges(step.qedges, job, begin, end, space.scratch(worker));
+  });
+}
+
 void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
   const View<const float> x = read(space.floats(step.in));
   const int64_t width = space.width(step.in);
@@ -95,7 +104,8 @@ void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t
     case StepKind::residual:
       return residual_row(read(space.floats(step.skip)), x, step.gain, space.floats(step.out), y, width, channels);
     case StepKind::quantize:
-      return quantize_row(x, step.inv, step.offset.data(), step.levels, space.codes(step.codes), y, width, channels);
+      return quantize_row(x, step.inv.data(), step.offset.data(), step.levels, space.codes(step.codes), y, width,
+                          channels);
     case StepKind::pixel_shuffle:
       return pixel_shuffle_row(x, step.upscale, step.mul.data(), step.bias.data(), space.floats(step.out), y, width,
                                plan.slots[step.out].channels);
@@ -105,6 +115,7 @@ void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t
 
 void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
   if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) return run_conv2d(step, space, pool);
+  if (step.kind == StepKind::edge_qconv2d) return run_edge_qconv2d(step, space, pool);
   pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
 }
 

@@ -82,7 +82,10 @@ class SlotAssigner {
 
   void widen_borders() {
     for (const Step& step : plan_.steps)
-      if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) {
+      if (step.kind == StepKind::edge_qconv2d) {
+        Slot& slot = plan_.slots[step.in];
+        slot.pad = std::max(slot.pad, step.shape.kernel / 2);
+      } else if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) {
         Slot& slot = plan_.slots[step.in];
         slot.pad = std::max(slot.pad, step.shape.kernel / 2);
         slot.whole_runs = true;

@@ -79,7 +79,8 @@ void Workspace::prepare(const Plan& plan, int64_t height, int64_t width) {
 }
 
 void Workspace::prepare_scratch(const Plan& plan, int threads) {
-  for (const Step& step : plan.steps) scratch_each_ = std::max(scratch_each_, step.packed.scratch_bytes);
+  for (const Step& step : plan.steps)
+    scratch_each_ = std::max({scratch_each_, step.packed.scratch_bytes, step.qedges.scratch_bytes()});
   scratch_each_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_each_), 64));
   scratch_ = AlignedArray<std::byte>(scratch_each_ * threads);
 }

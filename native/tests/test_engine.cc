@@ -21,9 +21,10 @@ class Network {
     for (int i = 0, n = pick(1, 6); i < n; ++i) {
       const int outputs = pick(0, 1) ? pick(1, 70) : channels;
       const std::string before = last_;
-      switch (pick(0, 5)) {
+      switch (pick(0, 6)) {
         case 0: conv2d(channels, outputs); break;
         case 1: edge_conv2d(channels, outputs); break;
+        case 2: qconv2d(channels, outputs, true); break;
         default: qconv2d(channels, outputs);
       }
       if (pick(0, 1)) add("relu", {last_}, {}, {});
@@ -75,6 +76,20 @@ class Network {
     return {DType::f32, std::move(shape), floats_.back().get()};
   }
 
+  quantsr::Tensor zeros(int count) {
+    floats_.push_back(std::make_unique<float[]>(size_t(count)));
+    return {DType::f32, {count}, floats_.back().get()};
+  }
+
+  int bits() {
+    const int b = pick(2, 5);
+    return b == 5 ? 8 : b;
+  }
+
+  void affine(int channels) {
+    add("affine", {last_}, {}, {{"scale", floats({channels})}, {"offset", floats({channels})}});
+  }
+
   void conv2d(int channels, int outputs) {
     const int k = 2 * pick(0, 2) + 1;
     add("conv2d", {last_}, {}, {{"weight", floats({outputs, k, k, channels})}, {"bias", floats({outputs})}});
@@ -85,22 +100,31 @@ class Network {
     add("edge_conv2d", {last_}, {}, {{"weight", floats({9, outputs, k, k, channels})}, {"bias", floats({9, outputs})}});
   }
 
-  void qconv2d(int channels, int outputs) {
-    const int k = 2 * pick(0, 1) + 1, wb = pick(2, 4), ab = pick(2, 4), half = 1 << (wb - 1);
-    add("quantize", {last_}, {{"inv", 4.0}, {"levels", (1 << ab) - 1.0}}, {{"offset", floats({channels})}});
-    const size_t size = size_t(outputs) * k * k * channels;
+  // edges: a kernel for each class of pixels, which may be 5x5.
+  void qconv2d(int channels, int outputs, bool edges = false) {
+    const int k = 2 * pick(0, edges ? 2 : 1) + 1, wb = bits(), ab = bits(), half = 1 << (wb - 1),
+              classes = edges ? 9 : 1;
+    if (pick(0, 1)) affine(channels);
+    const bool plain = pick(0, 1) != 0;
+    add("quantize", {last_}, {{"inv", plain ? 1.0 : 4.0}, {"levels", (1 << ab) - 1.0}},
+        {{"offset", plain ? zeros(channels) : floats({channels})}});
+    const size_t size = size_t(classes) * outputs * k * k * channels;
     codes_.push_back(std::make_unique<int8_t[]>(size));
     for (size_t i = 0; i < size; ++i) codes_.back()[i] = int8_t(pick(-half, half - 1));
-    add("qconv2d", {last_},
+    const auto shape = [&](std::vector<int64_t> sides) {
+      if (edges) sides.insert(sides.begin(), 9);
+      return sides;
+    };
+    add(edges ? "edge_qconv2d" : "qconv2d", {last_},
         {{"in_channels", double(channels)},
          {"out_channels", double(outputs)},
          {"kernel", double(k)},
          {"weight_bits", double(wb)},
          {"act_bits", double(ab)},
          {"zero", pick(0, 1) ? double(1 << (ab - 1)) : 0.0}},
-        {{"weight", {DType::i8, {outputs, k, k, channels}, codes_.back().get()}},
-         {"mul", floats({outputs})},
-         {"bias", floats({outputs})}});
+        {{"weight", {DType::i8, shape({outputs, k, k, channels}), codes_.back().get()}},
+         {"mul", floats(shape({outputs}))},
+         {"bias", floats(shape({outputs}))}});
   }
 
   std::mt19937 random_;

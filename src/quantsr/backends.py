@@ -9,11 +9,11 @@ from quantsr.images import UInt8
 from quantsr.packing.ops import PackedModel
 
 
-def engine(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
-    """The native engine."""
+def engine(packed: PackedModel, depth: str, threads: int | None, fast: bool = False) -> Upscaler:
+    """The native engine. fast: as for `quantsr.engine.Engine`."""
     from quantsr.model import Model
 
-    model = Model(packed, threads)
+    model = Model(packed, threads, fast)
     return lambda image: model.upscale(image, depth=depth)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantsr import _native
 from quantsr.packing.collapse import collapse_tail
+from quantsr.packing.fast import with_eight_bits
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program, trace, weight_codes
 
 Array = NDArray[np.float32]
@@ -36,10 +37,13 @@ class Engine:
     isa: one of `available_isas()`; None takes $QUANTSR_ISA, or else the fastest.
     preferred_kernel: one of `qconv_kernel_names(isa)`, for the low-bit layers that it fits; None takes the best.
     The result depends on none of the last three, bit for bit.
+    fast: run the float convolutions behind the body in 8 bits (`quantsr.packing.fast`), which changes the result a
+    little; not in images one pixel wide or high.
 
-    Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, and for a program that
-    breaks a rule. Calls from several Python threads are safe; they run one after the other, without holding the GIL.
-    The buffers of the largest image so far are kept until the engine goes away.
+    Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, for fast where nothing
+    could run in 8 bits, and for a program that breaks a rule. Calls from several Python threads are safe; they run one
+    after the other, without holding the GIL. The buffers of the largest image so far are kept until the engine goes
+    away.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Engine:
         isa: str | None = None,
         *,
         preferred_kernel: str | None = None,
+        fast: bool = False,
     ) -> None:
         if depth not in packed.programs:
             raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
@@ -57,6 +62,9 @@ class Engine:
         self._settings = (IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
         self._plain = (packed.programs[depth], packed.tensors)
         program, tensors = collapse_tail(*self._plain)
+        if fast:
+            program, tensors = eight_bits(program, tensors, count)
+        self.program, self.tensors = program, tensors  # what runs, in images of at least 2x2 pixels
         self._native = self._compiled(program, tensors)
         self.depth = depth
         self.upscale: int = self._native.upscale
@@ -129,8 +137,7 @@ class Engine:
         return self._compiled(*self._plain)
 
     def _compiled(self, program: Program, tensors: Mapping[str, np.ndarray]) -> _native.Engine:
-        ops = [native_op(op, tensors) for op in program.ops]
-        return _native.Engine(ops, program.output, *self._settings)
+        return compiled(program, tensors, *self._settings)
 
     def _run(self, native: _native.Engine, image: Array) -> Array:
         h, w, _ = image.shape
@@ -156,10 +163,31 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def compiled(
+    program: Program, tensors: Mapping[str, np.ndarray], channels: int, threads: int, isa: str = "", kernel: str = ""
+) -> _native.Engine:
+    """The native engine of a program whose image has so many channels."""
+    ops = [native_op(op, tensors) for op in program.ops]
+    return _native.Engine(ops, program.output, channels, threads, isa, kernel)
+
+
+def eight_bits(program: Program, tensors: Mapping[str, np.ndarray], threads: int) -> tuple[Program, dict[str, Array]]:
+    """`with_eight_bits` on the fastest instruction set, since all give the same bytes."""
+
+    def run(part: Program, image: Array) -> Array:
+        native = compiled(part, tensors, IMAGE_CHANNELS, threads, available_isas()[-1])
+        h, w, _ = image.shape
+        out = np.empty((h * native.upscale, w * native.upscale, native.output_channels), np.float32)
+        native.run(image, out)
+        return out
+
+    return with_eight_bits(program, tensors, run)
+
+
 def native_op(op: Op, tensors: Mapping[str, np.ndarray]) -> "_native.OpTuple":
     """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
     arrays = {role: tensors[name] for role, name in op.tensors.items()}
-    if op.kind == "qconv2d":
+    if op.kind in ("qconv2d", "edge_qconv2d"):
         arrays["weight"] = weight_codes(op, arrays["weight"])
     return op.kind, list(op.inputs), op.output, {name: float(value) for name, value in op.attrs.items()}, arrays
 

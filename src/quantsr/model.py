@@ -17,17 +17,17 @@ WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with t
 class Model:
     """What `quantsr.load` returns. Engines of the depths are built when first used and kept.
 
-    threads: 1 or more, None for all cores.
+    threads: 1 or more, None for all cores. fast: as for `quantsr.engine.Engine`.
     """
 
-    def __init__(self, packed: PackedModel, threads: int | None = None) -> None:
-        self.packed, self.threads = packed, threads
+    def __init__(self, packed: PackedModel, threads: int | None = None, fast: bool = False) -> None:
+        self.packed, self.threads, self.fast = packed, threads, fast
         self.engine = lru_cache(maxsize=None)(self._engine)
 
     def _engine(self, depth: str) -> Engine:
         if depth not in self.depths:
             raise ValueError(f"got depth {depth!r}, wanted one of {', '.join(self.depths)}")
-        return Engine(self.packed, depth=depth, threads=self.threads)
+        return Engine(self.packed, depth=depth, threads=self.threads, fast=self.fast)
 
     @property
     def depths(self) -> tuple[str, ...]:
@@ -66,9 +66,10 @@ class Model:
         return result
 
 
-def load(name_or_path: str | Path, threads: int | None = None) -> Model:
+def load(name_or_path: str | Path, threads: int | None = None, fast: bool = False) -> Model:
     """A bundled model by name (see `quantsr models`) or a packed file.
 
+    fast: 8 bits also behind the body; see docs/kernels.md for what it costs and gains.
     Raises UnknownModelError, or a PackedModelError for a file that is not a sound packed model.
     """
-    return Model(zoo.load_packed(name_or_path), threads)
+    return Model(zoo.load_packed(name_or_path), threads, fast)

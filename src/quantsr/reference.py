@@ -7,7 +7,7 @@ Comparisons treat NaN as the least value: `relu` and `quantize` turn it into 0. 
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -70,17 +70,23 @@ def _edge_conv2d(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     (h, w, _), (_, outputs, k, _, _) = x.shape, weight.shape
     x = _padded(x.astype(np.float64), k)
     out = np.empty((h, w, outputs), np.float32)
-    for i, (rows, columns) in enumerate(itertools.product(_edges(h), _edges(w))):
-        if rows and columns:
-            part = x[rows[0] : rows[-1] + k, columns[0] : columns[-1] + k]
-            out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = _fused_conv(part, weight[i], bias[i])
+    for i, rows, columns in _edge_classes(h, w):
+        part = x[rows.start : rows.stop + k - 1, columns.start : columns.stop + k - 1]
+        out[rows, columns] = _fused_conv(part, weight[i], bias[i])
     return out
 
 
-def _edges(size: int) -> tuple[range, range, range]:
+def _edge_classes(height: int, width: int) -> Iterator[tuple[int, slice, slice]]:
+    """The classes of pixels that a picture has: number, rows, columns."""
+    for i, (rows, columns) in enumerate(itertools.product(_edges(height), _edges(width))):
+        if rows.start < rows.stop and columns.start < columns.stop:
+            yield i, rows, columns
+
+
+def _edges(size: int) -> tuple[slice, slice, slice]:
     """The first, the middle and the last rows or columns; of a single one, only the first."""
     last = max(size - 1, 1)
-    return range(1), range(1, last), range(last, size)
+    return slice(0, 1), slice(1, last), slice(last, size)
 
 
 def _quantize(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -91,6 +97,18 @@ def _quantize(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 def _qconv2d(op: Op, tensors: Tensors, a: np.ndarray) -> np.ndarray:
     acc = accumulate(a, weight_codes(op, tensors["weight"]), int(op.attrs["zero"]))
     return acc.astype(np.float32) * tensors["mul"] + tensors["bias"]
+
+
+def _edge_qconv2d(op: Op, tensors: Tensors, a: np.ndarray) -> np.ndarray:
+    zero, weights = int(op.attrs["zero"]), weight_codes(op, tensors["weight"])
+    k, (h, w, _) = weights.shape[2], a.shape
+    x = _padded(a.astype(np.float64) - zero, k)
+    out = np.empty((h, w, weights.shape[1]), np.float32)
+    for i, rows, columns in _edge_classes(h, w):
+        part = x[rows.start : rows.stop + k - 1, columns.start : columns.stop + k - 1]
+        acc = _conv(part, weights[i].astype(np.float64), pad=False).astype(np.int32)
+        out[rows, columns] = acc.astype(np.float32) * tensors["mul"][i] + tensors["bias"][i]
+    return out
 
 
 def _relu(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -113,6 +131,7 @@ STEPS: dict[str, Callable[..., np.ndarray]] = {
     "edge_conv2d": _edge_conv2d,
     "quantize": _quantize,
     "qconv2d": _qconv2d,
+    "edge_qconv2d": _edge_qconv2d,
     "relu": _relu,
     "residual": _residual,
     "pixel_shuffle": _pixel_shuffle,
@@ -123,10 +142,11 @@ def _positive(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, np.float32(0))
 
 
-def _conv(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Correlation with zero padding: float64 (H, W, I), (O, K, K, I) -> (H, W, O), one matmul per tap."""
-    (h, w, _), (o, k, _, _) = x.shape, weight.shape
-    x = _padded(x, k)
+def _conv(x: np.ndarray, weight: np.ndarray, pad: bool = True) -> np.ndarray:
+    """Correlation of float64 (H, W, I), (O, K, K, I) -> (H, W, O), one matmul per tap. pad: with zeros; else it is."""
+    o, k, _, _ = weight.shape
+    x = _padded(x, k) if pad else x
+    h, w = x.shape[0] - k + 1, x.shape[1] - k + 1
     acc = np.zeros((h, w, o))
     for ky in range(k):
         for kx in range(k):

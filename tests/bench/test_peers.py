@@ -10,7 +10,7 @@ from quantsr.bench.job import Job
 
 FAITHFUL = {"openvino-qdq", *(name for name in engines() if name.startswith("quantsr"))}
 # Relative to the spread of the result. int8 and bfloat16 lose what they lose; a wrong graph loses everything.
-BOUNDS = {"int8": 0.2, "bf16": 0.1, "fp32": 1e-4, "torch": 1e-4, "quantsr": 1e-4, "qdq": 0.02}
+BOUNDS = {"fast": 0.05, "int8": 0.2, "bf16": 0.1, "fp32": 1e-4, "torch": 1e-4, "quantsr": 1e-4, "qdq": 0.02}
 SLOW = {"torch-compiled", "torch-bf16", "openvino-int8", "onnxruntime-int8", "ncnn-int8"}
 
 

@@ -28,6 +28,13 @@ bool fits_16_bits(const ConvShape& shape, const int8_t* weights) {
   return winograd_fits<F>(shape) && winograd_fits_16_bits<F>(shape, weights);
 }
 
+#ifdef QUANTSR_X86
+// Whether one step of vpmaddubsw cannot saturate; the next kernel takes layers where it can.
+bool fits_bytes(const ConvShape& s, const int8_t*) {
+  return 2 * ((1 << s.act_bits) - 1) * (1 << (s.weight_bits - 1)) <= 32767;
+}
+#endif
+
 template <int Panel>
 PackedConv qconv_panels(const ConvShape& shape, const int8_t* weights) {
   return pack_qconv_panels(shape, weights, Panel);
@@ -42,7 +49,8 @@ const QConvKernel kQConv[] = {
 #ifdef QUANTSR_X86
     {"f4x4_avx2", Isa::avx2, fits_16_bits<F4x4>, pack_qconv_f4x4_avx2, qconv_f4x4_avx2},
     {"f2x2_avx2", Isa::avx2, fits_16_bits<F2x2>, pack_qconv_f2x2_avx2, qconv_f2x2_avx2},
-    {"direct_avx2", Isa::avx2, always, qconv_panels<16>, qconv_avx2},
+    {"direct_avx2", Isa::avx2, fits_bytes, qconv_panels<16>, qconv_avx2},
+    {"words_avx2", Isa::avx2, always, pack_qconv_words_avx2, qconv_words_avx2},
     {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
     {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
     {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
@@ -51,7 +59,7 @@ const QConvKernel kQConv[] = {
 #ifdef QUANTSR_ARM
     {"f4x4_neon", Isa::neon, fits<F4x4>, pack_qconv_f4x4_neon, qconv_f4x4_neon},
     {"f2x2_neon", Isa::neon, fits<F2x2>, pack_qconv_f2x2_neon, qconv_f2x2_neon},
-    {"direct_neon", Isa::neon, always, qconv_panels<16>, qconv_neon},
+    {"direct_neon", Isa::neon, always, pack_qconv_neon, qconv_neon},
 #endif
 };
 

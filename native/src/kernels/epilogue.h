@@ -3,7 +3,7 @@
 //   f = max(f, 0)                          if relu
 //   f = skip * gain + f                    if skip
 //   out = f                                if out
-//   codes = rne(min(max(f * inv + offset[o], 0), levels))    if codes
+//   codes = rne(min(max(f * inv[o] + offset[o], 0), levels))    if codes
 // Every * and + is rounded on its own (no FMA), so all instruction sets give the same bytes. max(x, 0) is x > 0 ? x :
 // 0, which also turns NaN and -0 into +0 everywhere. Plain data only: kernels are compiled with flags of their own and
 // must not share inline functions with other files.
@@ -34,7 +34,7 @@ struct Epilogue {
   float gain;
   View<float> out;      // origin null: not stored; may be the same memory as skip
   View<uint8_t> codes;  // origin null: not quantized; room for whole channel groups
-  float inv;
+  const float* inv;     // per channel, padded alike
   float levels;
   const float* offset;
 };

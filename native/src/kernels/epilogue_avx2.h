@@ -9,8 +9,8 @@ namespace quantsr {
 
 // The code as int32, not above the last one; what is negative here becomes 0 when it is narrowed with saturation.
 // Operands of min are in this order because a NaN must pass it: converted, it is INT_MIN.
-static inline __m256i quantize_avx2(const Epilogue& e, __m256 f, __m256 offset) {
-  const __m256 v = _mm256_add_ps(_mm256_mul_ps(f, _mm256_set1_ps(e.inv)), offset);
+static inline __m256i quantize_avx2(const Epilogue& e, __m256 f, int o) {
+  const __m256 v = _mm256_add_ps(_mm256_mul_ps(f, _mm256_loadu_ps(e.inv + o)), _mm256_loadu_ps(e.offset + o));
   return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(e.levels), v));
 }
 
@@ -70,13 +70,11 @@ static inline void finish_part(const Epilogue& e, const Block& b, __m256 (&f)[P]
     }
   }
   if (!Flags::kCodes) return;
-  const float* offset = e.offset + b.o;
 #pragma GCC unroll 3
   for (int i = 0; i < P * G; i += 4) {
     __m256i q[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j)
-      q[j] = quantize_avx2(e, f[(i + j) / G][(i + j) % G], _mm256_loadu_ps(offset + 8 * ((i + j) % G)));
+    for (int j = 0; j < 4; ++j) q[j] = quantize_avx2(e, f[(i + j) / G][(i + j) % G], b.o + 8 * ((i + j) % G));
     store_codes<G>(at(e.codes, b), e.codes.pixel_stride, i, pixels, narrow4_avx2(q[0], q[1], q[2], q[3]));
   }
 }

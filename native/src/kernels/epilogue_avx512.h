@@ -13,8 +13,8 @@ static inline __m512i quantize_avx512(__m512 f, __m512 inv, __m512 offset, __m51
   const __m512 v = _mm512_add_ps(_mm512_mul_ps(f, inv), offset);
   return _mm512_cvt_roundps_epi32(_mm512_min_ps(levels, v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-static inline __m512i quantize_avx512(const Epilogue& e, __m512 f, __m512 offset) {
-  return quantize_avx512(f, _mm512_set1_ps(e.inv), offset, _mm512_set1_ps(e.levels));
+static inline __m512i quantize_avx512(const Epilogue& e, __m512 f, __m512 inv, __m512 offset) {
+  return quantize_avx512(f, inv, offset, _mm512_set1_ps(e.levels));
 }
 
 // 16 bytes from each of 4 registers.
@@ -42,10 +42,10 @@ static inline void finish_pixels(const Epilogue& e, const Block& b, __m512 (&f)[
     if (Flags::kOut) _mm512_mask_storeu_ps(at(e.out, b) + r * e.out.pixel_stride, here, f[r]);
   }
   if (!Flags::kCodes) return;
-  const __m512 offset = _mm512_loadu_ps(e.offset + b.o);
+  const __m512 inv = _mm512_loadu_ps(e.inv + b.o), offset = _mm512_loadu_ps(e.offset + b.o);
   __m512i q[4] = {};
 #pragma GCC unroll 4
-  for (int r = 0; r < P; ++r) q[r] = quantize_avx512(e, f[r], offset);
+  for (int r = 0; r < P; ++r) q[r] = quantize_avx512(e, f[r], inv, offset);
   const __m512i bytes = narrow4_avx512(q[0], q[1], q[2], q[3]);
   uint8_t* codes = at(e.codes, b);
   const auto store = [&](int r, __m128i v) {
@@ -63,7 +63,7 @@ template <int G, class Flags>
 static inline void finish_block(const Epilogue& e, const Block& b, const __m512 (*sums)[G]) {
   const __m512 zero = _mm512_setzero_ps(), gain = _mm512_set1_ps(e.gain);
   const bool relu = e.relu;
-  const float* offset = e.offset + b.o;
+  const float *inv = e.inv + b.o, *offset = e.offset + b.o;
   const int left = e.channels - b.o - 16 * (G - 1);  // in the last group
   const __mmask16 last = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
   const float* skip = Flags::kSkip ? at(e.skip, b) : nullptr;
@@ -80,7 +80,8 @@ static inline void finish_block(const Epilogue& e, const Block& b, const __m512 
       if (Flags::kOut) _mm512_mask_storeu_ps(out + 16 * g, mask, f);
       if (Flags::kCodes) {
         const __m512i q =
-            _mm512_max_epi32(quantize_avx512(e, f, _mm512_loadu_ps(offset + 16 * g)), _mm512_setzero_si512());
+            _mm512_max_epi32(quantize_avx512(e, f, _mm512_loadu_ps(inv + 16 * g), _mm512_loadu_ps(offset + 16 * g)),
+                             _mm512_setzero_si512());
         _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * g), _mm512_cvtepi32_epi8(q));
       }
     }

@@ -31,8 +31,8 @@ static inline void store_neon(float* to, int n, const float32x4_t (&f)[4]) {
   if (n < 16) std::memcpy(to, some, static_cast<size_t>(n) * sizeof(float));
 }
 
-static inline int32x4_t quantize_neon(const Epilogue& e, float32x4_t f, const float* offset) {
-  const float32x4_t v = relu_neon(vaddq_f32(vmulq_n_f32(f, e.inv), vld1q_f32(offset)));
+static inline int32x4_t quantize_neon(const Epilogue& e, float32x4_t f, int o) {
+  const float32x4_t v = relu_neon(vaddq_f32(vmulq_f32(f, vld1q_f32(e.inv + o)), vld1q_f32(e.offset + o)));
   return vcvtnq_s32_f32(vminq_f32(v, vdupq_n_f32(e.levels)));
 }
 
@@ -48,7 +48,7 @@ static inline void finish_neon(const Epilogue& e, float32x4_t (&f)[4], int64_t y
   if (e.out.origin) store_neon(e.out.origin + y * e.out.row_stride + x * e.out.pixel_stride + o, left, f);
   if (e.codes.origin) {
     int32x4_t q[4];
-    for (int g = 0; g < 4; ++g) q[g] = quantize_neon(e, f[g], e.offset + o + 4 * g);
+    for (int g = 0; g < 4; ++g) q[g] = quantize_neon(e, f[g], o + 4 * g);
     const int16x8_t low = vcombine_s16(vmovn_s32(q[0]), vmovn_s32(q[1]));
     const int16x8_t high = vcombine_s16(vmovn_s32(q[2]), vmovn_s32(q[3]));
     uint8_t* codes = e.codes.origin + y * e.codes.row_stride + x * e.codes.pixel_stride + o;

@@ -28,7 +28,7 @@ static inline void finish_ref(const Epilogue& e, float f, int64_t y, int64_t x, 
   if (e.out.origin) e.out.origin[y * e.out.row_stride + x * e.out.pixel_stride + o] = f;
   if (e.codes.origin)
     e.codes.origin[y * e.codes.row_stride + x * e.codes.pixel_stride + o] =
-        quantize_ref(f, e.inv, e.offset[o], e.levels);
+        quantize_ref(f, e.inv[o], e.offset[o], e.levels);
 }
 
 }  // namespace quantsr

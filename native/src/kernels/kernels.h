@@ -96,6 +96,7 @@ const char* isa_name(Isa isa);
 // One per file in kernels/.
 void qconv_ref(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_words_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f2x2_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);

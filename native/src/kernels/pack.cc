@@ -19,12 +19,6 @@ AlignedArray<int32_t> initial_sums(const ConvShape& s, const int8_t* weights) {
   return init;
 }
 
-AlignedArray<float> padded(const float* values, int count) {
-  AlignedArray<float> out(round_up(count, kChannelGroup));
-  std::copy(values, values + count, out.data());
-  return out;
-}
-
 // Calls put(packed index, source index) for every weight. inputs: with padding; depth: inputs that lie together.
 template <class Put>
 void each_weight(const ConvShape& s, int panel, size_t inputs, int depth, Put put) {
@@ -45,6 +39,12 @@ size_t packed_size(const ConvShape& s, size_t inputs) {
 }
 
 }  // namespace
+
+AlignedArray<float> padded(const float* values, int count) {
+  AlignedArray<float> out(round_up(count, kChannelGroup));
+  std::copy(values, values + count, out.data());
+  return out;
+}
 
 PackedConv pack_qconv_plain(const ConvShape& s, const int8_t* weights) {
   PackedConv packed;

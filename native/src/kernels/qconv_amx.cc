@@ -69,9 +69,9 @@ class Finish {
       init_[g] = _mm512_loadu_si512(job.init + o);
       mul_[g] = _mm512_loadu_ps(e.mul + o);
       bias_[g] = _mm512_loadu_ps(e.bias + o);
-      if (Flags::kCodes) offset_[g] = _mm512_loadu_ps(e.offset + o);
+      if (Flags::kCodes) inv_[g] = _mm512_loadu_ps(e.inv + o), offset_[g] = _mm512_loadu_ps(e.offset + o);
     }
-    gain_ = _mm512_set1_ps(e.gain), inv_ = _mm512_set1_ps(e.inv), levels_ = _mm512_set1_ps(e.levels);
+    gain_ = _mm512_set1_ps(e.gain), levels_ = _mm512_set1_ps(e.levels);
     skip_ = e.skip, out_ = e.out, codes_ = e.codes, sums_ = sums;
     const Block b{p.y, p.x, 0, p.o};
     if (Flags::kSkip) skip_.origin = at(e.skip, b);
@@ -118,7 +118,7 @@ class Finish {
     if (Flags::kCodes) {
       __m512i q[4];
 #pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) q[r] = quantize_avx512(f[r], inv_, offset_[r % 2], levels_);
+      for (int r = 0; r < 4; ++r) q[r] = quantize_avx512(f[r], inv_[r % 2], offset_[r % 2], levels_);
       const __m512i bytes = narrow4_avx512(q[0], q[1], q[2], q[3]);
       uint8_t* codes = codes_.origin + row * codes_.row_stride;
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_castsi512_si256(bytes));
@@ -129,7 +129,7 @@ class Finish {
 
   int pairs_ = 0, rows_ = 0;
   __m512i init_[2];
-  __m512 mul_[2], bias_[2], offset_[2], gain_, inv_, levels_;
+  __m512 mul_[2], bias_[2], inv_[2], offset_[2], gain_, levels_;
   // At the next two pixels of the upper row.
   const int32_t* sums_ = nullptr;
   View<const float> skip_{};

@@ -16,9 +16,9 @@ void relu_row(View<const float> x, View<float> y, int64_t row, int64_t width, in
 // y = skip * gain + branch
 void residual_row(View<const float> skip, View<const float> branch, float gain, View<float> y, int64_t row,
                   int64_t width, int channels);
-// a = rne(min(max(x * inv + offset[c], 0), levels))
-void quantize_row(View<const float> x, float inv, const float* offset, float levels, View<uint8_t> a, int64_t row,
-                  int64_t width, int channels);
+// a = rne(min(max(x * inv[c] + offset[c], 0), levels))
+void quantize_row(View<const float> x, const float* inv, const float* offset, float levels, View<uint8_t> a,
+                  int64_t row, int64_t width, int channels);
 // y[row * r + i, x * r + j, c] = x[row, x, c * r * r + i * r + j] * scale[c] + offset[c], r: 2, 3, 4; channels: of y.
 // scale null: neither scale nor offset.
 void pixel_shuffle_row(View<const float> x, int upscale, const float* scale, const float* offset, View<float> y,

@@ -33,12 +33,12 @@ void residual_row(View<const float> skip, View<const float> branch, float gain, 
   }
 }
 
-void quantize_row(View<const float> x, float inv, const float* offset, float levels, View<uint8_t> a, int64_t row,
-                  int64_t width, int channels) {
+void quantize_row(View<const float> x, const float* inv, const float* offset, float levels, View<uint8_t> a,
+                  int64_t row, int64_t width, int channels) {
   for (int64_t i = 0; i < width; ++i) {
     const float* from = x.origin + row * x.row_stride + i * x.pixel_stride;
     uint8_t* to = a.origin + row * a.row_stride + i * a.pixel_stride;
-    for (int c = 0; c < channels; ++c) to[c] = quantize_ref(from[c], inv, offset[c], levels);
+    for (int c = 0; c < channels; ++c) to[c] = quantize_ref(from[c], inv[c], offset[c], levels);
   }
 }
 

@@ -10,6 +10,7 @@ from quantsr.bench.job import Job, Runner
 from quantsr.engine import available_isas
 
 OURS = "quantsr"
+FAST = f"{OURS}-fast"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Engine:
     arguments. build: its function that makes files of a part, once, in a process of its own.
 
     needs: packages, by import name. limited: whether --max-isa reaches it. bf16: whether it is about bfloat16, which
-    runs only without a limit on a CPU that multiplies bfloat16.
+    runs only without a limit on a CPU that multiplies bfloat16. whole: whether it differs in whole networks only.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Engine:
     needs: tuple[str, ...] = ()
     limited: bool = True
     bf16: bool = False
+    whole: bool = False
 
     def missing(self) -> list[str]:
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
@@ -46,7 +48,7 @@ class Engine:
 def engines() -> dict[str, Engine]:
     """In the order of the tables."""
     isas = {f"{OURS}-{isa}": Engine("ours", {"isa": isa}) for isa in reversed(available_isas())}
-    return {OURS: Engine("ours")} | isas | PEERS
+    return {OURS: Engine("ours"), FAST: Engine("ours", {"fast": True}, whole=True)} | isas | PEERS
 
 
 _OPENVINO, _ONNXRUNTIME = ("openvino", "onnx"), ("onnxruntime", "onnx")

@@ -4,23 +4,23 @@ from collections import Counter
 
 import numpy as np
 
-from quantsr import _native
 from quantsr.bench.job import Job
-from quantsr.engine import native_op
+from quantsr.engine import compiled, eight_bits
 from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.ops import IMAGE_CHANNELS
 
 
 class Peer:
-    """isa: an instruction set, or "" for $QUANTSR_ISA or the fastest."""
+    """isa: an instruction set, or "" for $QUANTSR_ISA or the fastest. fast: 8 bits behind the body."""
 
-    def __init__(self, job: Job, isa: str = "") -> None:
+    def __init__(self, job: Job, isa: str = "", fast: bool = False) -> None:
         part = job.low()
         program, tensors = part.program, part.tensors
         if part.channels == IMAGE_CHANNELS:  # a whole network: quantsr.engine does the same with each
             program, tensors = collapse_tail(program, tensors)
-        ops = [native_op(op, tensors) for op in program.ops]
-        self.engine = _native.Engine(ops, program.output, part.channels, job.threads, isa)
+            if fast:
+                program, tensors = eight_bits(program, tensors, job.threads)
+        self.engine = compiled(program, tensors, part.channels, job.threads, isa)
         self.image = job.pixels()
         h, w, _ = self.image.shape
         upscale = self.engine.upscale

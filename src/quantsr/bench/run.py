@@ -39,7 +39,8 @@ class Run:
         piece = cut(network, part, tail, source, self.seed)
         folder = self.folder / f"{len(list(self.folder.iterdir()))}"
         piece.save(folder, samples(source))
-        names = [name for name in self.engines if self.build(_job(name, folder, 1), facts)]
+        fitting = [name for name in self.engines if part == "network" or not engines()[name].whole]
+        names = [name for name in fitting if self.build(_job(name, folder, 1), facts)]
         made: list[Row] = []
         for picture in pictures:
             np.save(folder / "image.npy", piece.input(picture.lr))

@@ -15,7 +15,7 @@ from pathlib import Path
 from quantsr import images, zoo
 from quantsr.bench import machine, random_network, report
 from quantsr.bench.cases import Network, Picture, reduced, square
-from quantsr.bench.engines import OURS, PEERS, engines
+from quantsr.bench.engines import FAST, OURS, PEERS, engines
 from quantsr.bench.measure import LIMITS
 from quantsr.bench.parts import PARTS, TAILS
 from quantsr.bench.rows import Row
@@ -113,7 +113,7 @@ def _engines(args: argparse.Namespace, limit: str | None) -> tuple[list[str], di
     each = [f"{OURS}-{isa}" for isa in reversed(allowed) if isa != "ref"] if args.each_isa else []
     chosen: list[str] = []
     left_out: dict[str, str] = {}
-    for name in args.engines or [OURS, *each, *PEERS]:
+    for name in args.engines or [OURS, FAST, *each, *PEERS]:
         engine = known[name]
         if missing := engine.missing():
             left_out[name] = f'needs {", ".join(missing)}: pip install "quantsr[bench]"'

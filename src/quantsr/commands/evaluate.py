@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from quantsr import images, zoo
-from quantsr.backends import BACKENDS
+from quantsr.backends import BACKENDS, engine
 from quantsr.commands.common import USAGE, Failure, add_threads, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
+from quantsr.packing.fast import NothingToRound
 from quantsr.packing.file import NotAModelError
 from quantsr.packing.ops import DEPTHS, PackedModel, PackedModelError
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--depth", choices=[*DEPTHS, "all"], default="full")
     parser.add_argument("--backend", choices=BACKENDS, default="engine", help="what computes (default: engine)")
+    parser.add_argument("--fast", action="store_true", help="the engine's 8 bits behind the body")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     add_threads(parser)
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 def _one(args: argparse.Namespace) -> int:
     results = []
     print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>6}  SSIM")
-    with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
+    with usage_errors(benchmarks.BenchmarkError, images.ImageError, NothingToRound, PackedModelError):
         for row in _rows(args, args.model, args.depth):
             results.append(row)
             scores = f"{row['psnr']:6.2f}  {row['ssim']:.4f}"
@@ -94,6 +96,7 @@ def _rows(args: argparse.Namespace, model: str, depths: str) -> Iterator[dict[st
                 "scale": scale,
                 "depth": depth,
                 "backend": args.backend,
+                "fast": args.fast,
                 "psnr": score.psnr,
                 "ssim": score.ssim,
                 "images": score.images,
@@ -110,8 +113,11 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
     depths = list(packed.programs) if wanted == "all" else [wanted]
     if missing := sorted(set(depths) - set(packed.programs)):
         raise Failure(f"{model} has no depth {missing[0]!r}, only {', '.join(packed.programs)}", USAGE)
+    if args.fast and args.backend != "engine":
+        raise Failure(f"--fast: got backend {args.backend}, wanted engine", USAGE)
     for depth in depths:
-        yield depth, packed.info["upscale"], BACKENDS[args.backend](packed, depth, args.threads)
+        run = engine(packed, depth, args.threads, fast=True) if args.fast else None
+        yield depth, packed.info["upscale"], run or BACKENDS[args.backend](packed, depth, args.threads)
 
 
 def _packed(model: str) -> PackedModel:

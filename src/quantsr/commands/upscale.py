@@ -26,6 +26,7 @@ from quantsr.commands.common import (
 )
 from quantsr.engine import TooLittleMemory
 from quantsr.model import Model, load
+from quantsr.packing.fast import NothingToRound
 from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 
 MIB = 1 << 20
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--scale", type=int, choices=UPSCALES, help="default: 4, or what MODEL does")
     add_model(parser, required=False)
     parser.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
+    parser.add_argument(
+        "--fast", action="store_true", help="8 bits behind the body: faster with AMX, up to 0.02 dB less"
+    )
     parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
     parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
     parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
@@ -46,11 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with usage_errors(PackedModelError):
-        model = load(args.model or zoo.default_name(args.scale or 4), args.threads)
+        model = load(args.model or zoo.default_name(args.scale or 4), args.threads, args.fast)
     if args.scale not in (None, model.scale):
         raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
     if args.depth not in model.depths:
         raise Failure(f"got depth {args.depth!r}, this model has {', '.join(model.depths)}", USAGE)
+    with usage_errors(NothingToRound):
+        model.engine(args.depth)
     targets = _targets(args, model.scale)
     console = Console(stderr=True)
     failed = 0

@@ -1,4 +1,4 @@
-"""Low-bit codes to bytes and back: an LSB-first bit stream.
+"""Codes to bytes and back: an LSB-first bit stream.
 
 Code i occupies bits i*b .. i*b + b-1 of the stream, and bit k of the stream is bit k % 8 of byte k // 8. Bytes drawn
 with bit 7 on the left, one digit per bit, naming the code that the bit belongs to:
@@ -7,13 +7,14 @@ with bit 7 on the left, one digit per bit, naming the code that the bit belongs 
     3 bits:  byte 0 |22 111 000|   byte 1 |5 444 333 2|   byte 2 |777 666 55|          8 codes in 3 bytes
     4 bits:  byte 0 |1111 0000|                                                        2 codes in 1 byte
 
-Eight codes fill exactly b bytes at every width, so one formula serves all three. The last byte ends in zero bits.
+At 8 bits a code is a byte; files have none so wide (see `ops.FILE_BITS`). Eight codes fill exactly b bytes at every
+width, so one formula serves all. The last byte ends in zero bits.
 """
 
 import numpy as np
 
-BITS = (2, 3, 4)
-_SHIFTS = np.arange(8, dtype=np.uint32)  # times `bits`: where each of eight codes starts in its little-endian word
+BITS = (2, 3, 4, 8)
+_SHIFTS = np.arange(8, dtype=np.uint64)  # times `bits`: where each of eight codes starts in its little-endian word
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -33,10 +34,10 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
         raise ValueError(f"codes reach {int(codes.max())}, wanted at most {(1 << bits) - 1} for {bits} bits")
     groups = np.zeros((-(-codes.size // 8), 8), np.uint8)
     groups.reshape(-1)[: codes.size] = codes.reshape(-1)
-    words = np.zeros(len(groups), "<u4")
+    words = np.zeros(len(groups), "<u8")
     for i in range(8):
-        words |= groups[:, i].astype("<u4") << np.uint32(i * bits)
-    return words.view(np.uint8).reshape(-1, 4)[:, :bits].reshape(-1)[: packed_size(codes.size, bits)].copy()
+        words |= groups[:, i].astype("<u8") << np.uint64(i * bits)
+    return words.view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_size(codes.size, bits)].copy()
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
@@ -45,13 +46,13 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     Raises ValueError for another width, dtype or size, and for padding bits that are not zero.
     """
     check(packed, bits, count)
-    groups = np.zeros((-(-count // 8), 4), np.uint8)
+    groups = np.zeros((-(-count // 8), 8), np.uint8)
     whole = len(packed) // bits
     groups[:whole, :bits] = packed[: whole * bits].reshape(-1, bits)
     rest = packed[whole * bits :]
     groups[whole:, : len(rest)] = rest
-    words = groups.view("<u4")  # (groups, 1)
-    codes = (words >> (_SHIFTS * np.uint32(bits))) & np.uint32((1 << bits) - 1)  # (groups, 8)
+    words = groups.view("<u8")  # (groups, 1)
+    codes = (words >> (_SHIFTS * np.uint64(bits))) & np.uint64((1 << bits) - 1)  # (groups, 8)
     return codes.astype(np.uint8).reshape(-1)[:count]
 
 

@@ -30,13 +30,16 @@ IMAGE_CHANNELS = 3
 DEPTHS = ("full", "half", "quarter")  # program names; a model has "full" and any of the others
 UPSCALES = (2, 3, 4)
 EDGES = 3  # classes of rows, and of columns: first, middle, last
+FILE_BITS = (2, 3, 4)  # widths of codes in a file; `packing.fast` makes 8-bit ones at load
+MADE_AT_LOAD = ("edge_qconv2d",)  # kinds that no file holds
 FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
 
 MAX_OPS = 2048  # per program; 32 residual blocks take about 200
 MAX_TENSORS = 8192
 MAX_BLOCKS = 1024
 MAX_NAME = 128  # characters
-# 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: every accumulator is exact as int32 and as float32.
+# 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: at 4 bits every accumulator is exact as int32 and as float32.
+# At 8 bits, 1024 * 5*5 * 255 * 128 < 2**31: exact as int32.
 MAX_CHANNELS = 1024
 MAX_CODE = 2 ** max(bits.BITS) - 1
 MIN_MUL = 2.0**-100  # fast kernels divide mul by a power of two, which must be exact
@@ -191,6 +194,24 @@ def _qconv2d_dims(op: Op, source: Value) -> Dims:
     return {"O": o, "K": k, "P": bits.packed_size(o * k * k * source.channels, int(op.attrs["weight_bits"]))}
 
 
+def _edge_qconv2d_dims(op: Op, source: Value) -> Dims:
+    """The same for (E, O, K, K, C) codes."""
+    dims = _qconv2d_dims(op, source)
+    count = EDGES**2 * dims["O"] * dims["K"] ** 2 * source.channels
+    return dims | {"E": EDGES**2, "P": bits.packed_size(count, int(op.attrs["weight_bits"]))}
+
+
+def _qconv2d_attrs(*kernels: int) -> dict[str, Field]:
+    return {
+        "in_channels": _between(1, MAX_CHANNELS),
+        "out_channels": _between(1, MAX_CHANNELS),
+        "kernel": _one_of(*kernels),
+        "weight_bits": _one_of(*bits.BITS),
+        "act_bits": _one_of(*bits.BITS),
+        "zero": _between(0, MAX_CODE),
+    }
+
+
 def _residual(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
     if inputs[0] != inputs[1]:
         raise GraphError.of(f"{_where(op)} inputs", inputs, "two values of the same channels and resolution")
@@ -235,16 +256,17 @@ OPS: dict[str, OpSpec] = {
     # acc[o] = sum (a - zero)*w, padding a = zero; y = float(acc)*mul[o] + bias[o]
     "qconv2d": OpSpec(
         _qconv2d,
-        attrs={
-            "in_channels": _between(1, MAX_CHANNELS),
-            "out_channels": _between(1, MAX_CHANNELS),
-            "kernel": _one_of(1, 3),
-            "weight_bits": _one_of(*bits.BITS),
-            "act_bits": _one_of(*bits.BITS),
-            "zero": _between(0, MAX_CODE),
-        },
+        attrs=_qconv2d_attrs(1, 3),
         tensors={"weight": ("uint8", "P"), "mul": ("float32", "O"), "bias": ("float32", "O")},
         dims=_qconv2d_dims,
+        reads_codes=True,
+    ),
+    # qconv2d with weights, mul and bias of the pixel's class, as edge_conv2d
+    "edge_qconv2d": OpSpec(
+        _qconv2d,
+        attrs=_qconv2d_attrs(1, 3, 5),
+        tensors={"weight": ("uint8", "P"), "mul": ("float32", "EO"), "bias": ("float32", "EO")},
+        dims=_edge_qconv2d_dims,
         reads_codes=True,
     ),
     # y = max(x, 0)
@@ -255,8 +277,16 @@ OPS: dict[str, OpSpec] = {
     "pixel_shuffle": OpSpec(_pixel_shuffle, attrs={"upscale": _one_of(*UPSCALES)}),
 }
 
+# Of attributes: what a file may hold of the values that an op can have.
+_IN_FILES = {
+    "weight_bits": _one_of(*FILE_BITS),
+    "act_bits": _one_of(*FILE_BITS),
+    "levels": _between(2, 2 ** max(FILE_BITS) - 1),
+    "zero": _between(0, 2 ** max(FILE_BITS) - 1),
+}
+
 _TEXT = Field(str, lambda v: len(v) <= 1000, "a text of at most 1000 characters")
-_WIDTH = _one_of(*bits.BITS, FLOAT_BITS)
+_WIDTH = _one_of(*FILE_BITS, FLOAT_BITS)
 
 INFO: dict[str, Field] = {
     "name": Field(str, lambda v: 0 < len(v) <= 100, "a text of 1 to 100 characters"),
@@ -289,6 +319,7 @@ def check_model(model: PackedModel) -> None:
         _check_name("tensor", name)
     used: set[str] = set()
     for program in model.programs.values():
+        _check_made_at_load(program)
         check_program(program, model.tensors, model.info)
         used.update(name for op in program.ops for name in op.tensors.values())
     unused = sorted(set(model.tensors) - used)
@@ -369,10 +400,14 @@ def receptive_radius(program: Program, tensors: Mapping[str, np.ndarray]) -> int
 
 
 def weight_codes(op: Op, packed: np.ndarray) -> np.ndarray:
-    """Weight codes of a qconv2d from its packed weight tensor: int8 (O, K, K, I) in -2**(b-1) .. 2**(b-1) - 1."""
+    """Weight codes of a qconv2d from its packed weight tensor: int8 (O, K, K, I) in -2**(b-1) .. 2**(b-1) - 1.
+
+    Those of an edge_qconv2d are (E, O, K, K, I).
+    """
     o, i, k, b = (int(op.attrs[name]) for name in ("out_channels", "in_channels", "kernel", "weight_bits"))
-    stored = bits.unpack(packed, b, o * k * k * i)
-    return (stored.astype(np.int8) - np.int8(1 << (b - 1))).reshape(o, k, k, i)
+    shape = (*([EDGES**2] if op.kind == "edge_qconv2d" else []), o, k, k, i)
+    stored = bits.unpack(packed, b, math.prod(shape))
+    return (stored.astype(np.int16) - (1 << (b - 1))).astype(np.int8).reshape(shape)
 
 
 def _where(op: Op) -> str:
@@ -421,7 +456,7 @@ def _check_contents(name: str, array: np.ndarray) -> None:
 
 
 def _check_padding(step: Step, tensors: Mapping[str, np.ndarray]) -> None:
-    count = step.dims["O"] * step.dims["K"] ** 2 * step.dims["C"]
+    count = step.dims.get("E", 1) * step.dims["O"] * step.dims["K"] ** 2 * step.dims["C"]
     try:
         bits.check(tensors[step.op.tensors["weight"]], int(step.op.attrs["weight_bits"]), count)
     except ValueError as error:
@@ -432,6 +467,17 @@ def _check_mul(step: Step, tensors: Mapping[str, np.ndarray]) -> None:
     mul = np.abs(tensors[step.op.tensors["mul"]])
     if ((mul > 0) & (mul < MIN_MUL)).any():
         raise TensorError.of(f"{_where(step.op)} mul", float(mul[mul > 0].min()), f"0, or at least {MIN_MUL} in size")
+
+
+def _check_made_at_load(program: Program) -> None:
+    """Version 1 of the file has none of what `packing.fast` makes."""
+    for op in program.ops:
+        if op.kind in MADE_AT_LOAD:
+            raise FieldError.of(f"op {op.output!r} kind", op.kind, "a kind that a file may hold")
+        for key in sorted(_IN_FILES.keys() & op.attrs.keys()):
+            rule, value = _IN_FILES[key], op.attrs[key]
+            if type(value) is not rule.type or not rule.allowed(value):
+                raise FieldError.of(f"{_where(op)} {key}", value, f"{rule.type.__name__}, {rule.wanted} in a file")
 
 
 def _check_info_of(model: PackedModel) -> None:
