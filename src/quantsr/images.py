@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from quantsr.files import write_atomically
 
@@ -39,20 +39,6 @@ def read(path: str | os.PathLike[str]) -> UInt8:
     """
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
-
-
-def read_photo(path: str | os.PathLike[str]) -> tuple[UInt8, dict[str, Any]]:
-    """As `read`, turned upright, with the options by which `write` keeps EXIF, colour profile and resolution."""
-    with _opened(path) as image:
-        kept = {key: image.info[key] for key in ("icc_profile", "dpi", "xmp") if image.info.get(key)}
-        if image.mode == "CMYK":
-            kept.pop("icc_profile", None)  # it describes inks, the result is RGB
-        exif = image.getexif()
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        if exif:
-            exif.pop(ExifTags.Base.Orientation, None)
-            kept["exif"] = exif.tobytes()
-        return np.array(upright), kept
 
 
 @contextmanager
@@ -97,16 +83,21 @@ def write(path: str | os.PathLike[str], image: UInt8, **options: Any) -> None:
     write_atomically(path, lambda file: picture.save(file, format=kind, **options))
 
 
-def to_float(image: UInt8) -> Float32:
-    """uint8 [0, 255] -> float32 [0, 1], same shape, by one float32 division."""
-    return image.astype(np.float32) / np.float32(255)
+def to_float(image: NDArray[np.unsignedinteger]) -> Float32:
+    """uint8 [0, 255] or uint16 [0, 65535] -> float32 [0, 1], same shape, by one float32 division."""
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def to_uint8(image: NDArray[np.floating]) -> UInt8:
     """float [0, 1] -> uint8: clamp, times 255, round half to even. Same shape."""
+    return to_levels(image, np.dtype(np.uint8))
+
+
+def to_levels(image: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """float [0, 1] -> uint8 or uint16: clamp, times 255 or 65535, round half to even. Same shape."""
     levels = np.clip(image, 0, 1)
-    levels *= image.dtype.type(255)
-    return np.rint(levels, out=levels).astype(np.uint8)
+    levels *= image.dtype.type(np.iinfo(dtype).max)
+    return np.rint(levels, out=levels).astype(dtype)
 
 
 def luma(image: UInt8) -> Float64:
