@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import quantsr
-from quantsr import pixels
+from quantsr import images, pixels
 from quantsr.model import Model
 
 
@@ -58,20 +58,38 @@ def test_no_rim_around_a_cutout(model: Model, ground: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8 bits", "16 bits"])
-def test_alpha_is_the_networks_but_flat_areas_are_copied(model: Model, dtype: type) -> None:
+def test_alpha_is_the_networks_within_its_surroundings(model: Model, dtype: type) -> None:
     white = np.iinfo(dtype).max
     alpha = disc(32).astype(dtype) * (white // 255)
     alpha[10:20, 10:20] = white // 2
     image = np.zeros((32, 32, 4), dtype)
     image[..., 3] = alpha
     result = model.upscale(image)[..., 3]
-    network = model.upscale(alpha)
+    network, smooth = model.upscale(alpha), images.bicubic(alpha, 2)
     for y in range(32):
         for x in range(32):
-            around = alpha[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+            around = alpha[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
             here = np.s_[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-            expected = alpha[y, x] if (around == alpha[y, x]).all() else network[here]
-            np.testing.assert_array_equal(result[here], np.broadcast_to(expected, (2, 2)))
+            low, high = around.min(), around.max()
+            expected = np.where(smooth[here] <= low, low, np.where(smooth[here] >= high, high, network[here]))
+            np.testing.assert_array_equal(result[here], np.clip(expected, low, high))
+
+
+def test_no_ghost_beside_an_edge(model: Model) -> None:
+    alpha = np.zeros((24, 24), np.uint8)
+    alpha[:, 12:] = 255
+    result = model.upscale(np.dstack([alpha, alpha]))[..., 1].astype(int)
+    assert (np.diff(result, axis=1) >= -4).all() and not result[:, :22].any() and (result[:, 26:] == 255).all()
+
+
+def test_alpha_in_bands_is_alpha_at_once(monkeypatch: pytest.MonkeyPatch, picture: Callable[..., np.ndarray]) -> None:
+    alpha = picture(50, 20)[..., 0]
+    results = []
+    for band in (7, 64):
+        monkeypatch.setattr(pixels, "BAND", band)
+        results.append(np.repeat(np.repeat(alpha[::-1], 3, axis=0), 3, axis=1))
+        pixels.calm(results[-1], alpha, 3)
+    np.testing.assert_array_equal(*results)
 
 
 def test_gray_goes_in_three_times_and_comes_back_once(picture: Callable[..., np.ndarray]) -> None:

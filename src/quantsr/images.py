@@ -122,24 +122,28 @@ def downscale(hr: UInt8, upscale: int) -> UInt8:
     return _resize(hr, hr.shape[0] // upscale, hr.shape[1] // upscale)
 
 
-def bicubic(lr: UInt8, upscale: int) -> UInt8:
-    """MATLAB `imresize(lr, upscale)` on uint8: the baseline of every table. (H, W, ...) -> (H*s, W*s, ...)."""
+def bicubic(lr: NDArray[Any], upscale: int) -> NDArray[Any]:
+    """MATLAB `imresize(lr, upscale)` on uint8, or uint16. (H, W, ...) -> (H*s, W*s, ...).
+
+    The baseline of every table.
+    """
     return _resize(lr, lr.shape[0] * upscale, lr.shape[1] * upscale)
 
 
-def _resize(image: UInt8, height: int, width: int) -> UInt8:
-    # Height first, rounding in between: MATLAB returns to uint8 after each direction.
+def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    # Height first, rounding in between: MATLAB returns to integers after each direction.
     image = _resize_rows(image, height)
     return np.ascontiguousarray(_resize_rows(image.swapaxes(0, 1), width).swapaxes(0, 1))
 
 
-def _resize_rows(image: UInt8, size: int) -> UInt8:
+def _resize_rows(image: NDArray[Any], size: int) -> NDArray[Any]:
     weights, indices = _taps(image.shape[0], size)
     total = np.zeros((size, *image.shape[1:]))
     column = (-1,) + (1,) * (image.ndim - 1)
     for weight, index in zip(weights, indices, strict=True):
         total += weight.reshape(column) * image[index]
-    return np.floor(np.clip(total, 0, 255) + 0.5).astype(np.uint8)  # half rounds up, as in MATLAB
+    white = np.iinfo(image.dtype).max
+    return np.floor(np.clip(total, 0, white) + 0.5).astype(image.dtype)  # half rounds up, as in MATLAB
 
 
 @lru_cache(maxsize=64)

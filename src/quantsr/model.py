@@ -74,7 +74,7 @@ class Model:
         if (alpha == alpha[0, 0]).all():
             return np.broadcast_to(alpha[:1, :1], (len(alpha) * self.scale, alpha.shape[1] * self.scale))
         enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, memory)
-        pixels.keep_flat(alpha, enlarged, self.scale)
+        pixels.calm(enlarged, alpha, self.scale)
         return enlarged
 
 
