@@ -1,5 +1,6 @@
 """A packed network, ready to upscale images. Never loads torch."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,21 @@ class Model:
         """How many times larger the result is on each side: 2, 3 or 4."""
         return int(self.packed.info["upscale"])
 
-    def upscale(self, image: Pixels, depth: str = "full", tile: int | None = None, memory: int | None = None) -> Pixels:
+    def upscale(
+        self,
+        image: Pixels,
+        depth: str = "full",
+        tile: int | None = None,
+        memory: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Pixels:
         """The image, `scale` times as large on each side, with the same dtype and channels. Any size from 1x1.
 
         image: uint8 or uint16, (H, W) gray, (H, W, 3) RGB, or (H, W, 2) and (H, W, 4) with straight alpha behind.
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
-        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. Raises
-        ValueError for another dtype, shape or depth, or too little memory.
+        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. progress:
+        told after each tile the share that is done, 0 to 1. Raises ValueError for another dtype, shape or depth, or
+        too little memory.
         """
         pixels.check(image)
         result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, *image.shape[2:]), image.dtype)
@@ -67,6 +76,10 @@ class Model:
         colours = pixels.colours(result)
         for y, x, part in engine.parts(floats, tile):
             colours[y : y + part.shape[0], x : x + part.shape[1]] = pixels.from_network(part, image)
+            if progress is not None:
+                progress(
+                    (y * colours.shape[1] + part.shape[0] * (x + part.shape[1])) / (colours.size // colours.shape[2])
+                )
         return result
 
     def _alpha(self, alpha: Pixels, depth: str, tile: int | None, memory: int | None) -> Pixels:

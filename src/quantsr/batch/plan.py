@@ -64,10 +64,8 @@ class Naming:
         return name
 
 
-def plan(
-    inputs: list[Path], output: Path | None, naming: Naming, *, recursive: bool = False, shard: tuple[int, int] = (1, 1)
-) -> list[Job]:
-    """The jobs of this shard (i of n, from 1), in the order of the inputs, folders sorted.
+def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: bool = False) -> list[Job]:
+    """The jobs in the order of the inputs, folders sorted.
 
     A folder is searched for files with the suffix of a photograph; hidden files, links and `output` itself are
     passed over. Raises PlanError if two inputs would meet in one file, or inputs and output do not fit together.
@@ -77,8 +75,7 @@ def plan(
     else:
         jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive)]
     _refuse_meeting(jobs)
-    number, count = shard
-    return [job for job in jobs if _shard_of(job, count) == number]
+    return jobs
 
 
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
@@ -137,7 +134,7 @@ def _ignores_case(folder: Path) -> bool:
     return str(other) != str(folder) and other.exists() and other.samefile(folder)
 
 
-def _shard_of(job: Job, count: int) -> int:
+def shard_of(job: Job, count: int) -> int:
     """1 to count, from the name of the result below its root, so that no shard needs to know the other files."""
     name = job.target.relative_to(job.root) if job.root else Path(job.target.name)
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % count + 1
