@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,12 @@ def test_depths_deepest_first(model: Model) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)],
-    ids=["gray", "rgba", "float", "empty"],
+    [((4,), np.uint8), ((4, 4, 1), np.uint8), ((4, 4, 5), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)],
+    ids=["line", "one channel", "five channels", "float", "empty"],
 )
 def test_other_arrays_are_refused(model: Model, shape: tuple[int, ...], dtype: type) -> None:
     image = np.zeros(shape, dtype)
-    with pytest.raises(ValueError, match="wanted uint8 RGB"):
+    with pytest.raises(ValueError, match="wanted uint8 or uint16"):
         model.upscale(image)
 
 
@@ -67,3 +68,31 @@ def test_unknown_depth_and_model(model: Model, tmp_path: Path) -> None:
         quantsr.load("nothing")
     write(tmp_path / "m.safetensors", tiny_model())
     assert quantsr.load(tmp_path / "m.safetensors").info["upscale"] == 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,)], ids=["gray", "gray+alpha", "rgb", "rgba"])
+def test_every_kind_of_image_keeps_its_kind(model: Model, channels: tuple[int, ...], dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (9, 12, *channels), dtype)
+    result = model.upscale(image)
+    assert result.dtype == dtype and result.shape == (27, 36, *channels)
+    tiled = model.upscale(image, tile=4)
+    np.testing.assert_array_equal(tiled, result)
+
+
+def test_16_bits_are_those_of_the_network(model: Model) -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (9, 12, 3), np.uint16)
+    floats = model.engine("full")(images.to_float(image))
+    assert np.array_equal(model.upscale(image), np.rint(np.clip(floats, 0, 1) * np.float32(65535)))
+
+
+def test_a_deep_ramp_keeps_thousands_of_levels() -> None:
+    ramp = np.repeat(np.linspace(0, 65535, 512).astype(np.uint16)[None], 16, axis=0)
+    result = quantsr.load("quantsr-c-x4-w4a4").upscale(ramp)
+    assert result.shape == (64, 2048) and len(np.unique(result)) > 4096
+
+
+def test_8_and_16_bits_of_one_picture_agree(model: Model, picture: Callable[..., np.ndarray]) -> None:
+    image = picture(12, 15)
+    deep = model.upscale(image.astype(np.uint16) * 257)
+    assert np.abs(deep / 257 - model.upscale(image)).max() < 1.01

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: str | os.PathLike[str],
+    data: bytes | memoryview | Callable[[BinaryIO], object],
+    beside: Path | None = None,
+) -> None:
     """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before.
 
-    data: the content, or what writes it into an open file.
+    data: the content, or what writes it into an open file. beside: where it is written first, see `name_beside`.
     """
     path = Path(path)
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
+    beside = beside or name_beside(path)
     try:
         with open(beside, "x+b") as file:
             data(file) if callable(data) else file.write(data)
@@ -25,6 +29,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview | Ca
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def name_beside(path: Path) -> Path:
+    """A new name in the same folder for a temporary file."""
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from quantsr.files import write_atomically
 
@@ -39,20 +39,6 @@ def read(path: str | os.PathLike[str]) -> UInt8:
     """
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
-
-
-def read_photo(path: str | os.PathLike[str]) -> tuple[UInt8, dict[str, Any]]:
-    """As `read`, turned upright, with the options by which `write` keeps EXIF, colour profile and resolution."""
-    with _opened(path) as image:
-        kept = {key: image.info[key] for key in ("icc_profile", "dpi", "xmp") if image.info.get(key)}
-        if image.mode == "CMYK":
-            kept.pop("icc_profile", None)  # it describes inks, the result is RGB
-        exif = image.getexif()
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        if exif:
-            exif.pop(ExifTags.Base.Orientation, None)
-            kept["exif"] = exif.tobytes()
-        return np.array(upright), kept
 
 
 @contextmanager
@@ -97,16 +83,21 @@ def write(path: str | os.PathLike[str], image: UInt8, **options: Any) -> None:
     write_atomically(path, lambda file: picture.save(file, format=kind, **options))
 
 
-def to_float(image: UInt8) -> Float32:
-    """uint8 [0, 255] -> float32 [0, 1], same shape, by one float32 division."""
-    return image.astype(np.float32) / np.float32(255)
+def to_float(image: NDArray[np.unsignedinteger]) -> Float32:
+    """uint8 [0, 255] or uint16 [0, 65535] -> float32 [0, 1], same shape, by one float32 division."""
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def to_uint8(image: NDArray[np.floating]) -> UInt8:
     """float [0, 1] -> uint8: clamp, times 255, round half to even. Same shape."""
+    return to_levels(image, np.dtype(np.uint8))
+
+
+def to_levels(image: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """float [0, 1] -> uint8 or uint16: clamp, times 255 or 65535, round half to even. Same shape."""
     levels = np.clip(image, 0, 1)
-    levels *= image.dtype.type(255)
-    return np.rint(levels, out=levels).astype(np.uint8)
+    levels *= image.dtype.type(np.iinfo(dtype).max)
+    return np.rint(levels, out=levels).astype(dtype)
 
 
 def luma(image: UInt8) -> Float64:
@@ -131,24 +122,28 @@ def downscale(hr: UInt8, upscale: int) -> UInt8:
     return _resize(hr, hr.shape[0] // upscale, hr.shape[1] // upscale)
 
 
-def bicubic(lr: UInt8, upscale: int) -> UInt8:
-    """MATLAB `imresize(lr, upscale)` on uint8: the baseline of every table. (H, W, ...) -> (H*s, W*s, ...)."""
+def bicubic(lr: NDArray[Any], upscale: int) -> NDArray[Any]:
+    """MATLAB `imresize(lr, upscale)` on uint8, or uint16. (H, W, ...) -> (H*s, W*s, ...).
+
+    The baseline of every table.
+    """
     return _resize(lr, lr.shape[0] * upscale, lr.shape[1] * upscale)
 
 
-def _resize(image: UInt8, height: int, width: int) -> UInt8:
-    # Height first, rounding in between: MATLAB returns to uint8 after each direction.
+def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    # Height first, rounding in between: MATLAB returns to integers after each direction.
     image = _resize_rows(image, height)
     return np.ascontiguousarray(_resize_rows(image.swapaxes(0, 1), width).swapaxes(0, 1))
 
 
-def _resize_rows(image: UInt8, size: int) -> UInt8:
+def _resize_rows(image: NDArray[Any], size: int) -> NDArray[Any]:
     weights, indices = _taps(image.shape[0], size)
     total = np.zeros((size, *image.shape[1:]))
     column = (-1,) + (1,) * (image.ndim - 1)
     for weight, index in zip(weights, indices, strict=True):
         total += weight.reshape(column) * image[index]
-    return np.floor(np.clip(total, 0, 255) + 0.5).astype(np.uint8)  # half rounds up, as in MATLAB
+    white = np.iinfo(image.dtype).max
+    return np.floor(np.clip(total, 0, white) + 0.5).astype(image.dtype)  # half rounds up, as in MATLAB
 
 
 @lru_cache(maxsize=64)

@@ -1,15 +1,16 @@
 """A packed network, ready to upscale images. Never loads torch."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantsr import images, zoo
+from quantsr import pixels, zoo
 from quantsr.engine import MAX_TILE, Engine
-from quantsr.images import UInt8
 from quantsr.packing.ops import PackedModel
+from quantsr.pixels import Pixels
 
 WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with the same result
 
@@ -45,25 +46,49 @@ class Model:
         """How many times larger the result is on each side: 2, 3 or 4."""
         return int(self.packed.info["upscale"])
 
-    def upscale(self, image: UInt8, depth: str = "full", tile: int | None = None, memory: int | None = None) -> UInt8:
-        """uint8 RGB (H, W, 3), any size from 1x1 -> uint8 RGB (H*scale, W*scale, 3).
+    def upscale(
+        self,
+        image: Pixels,
+        depth: str = "full",
+        tile: int | None = None,
+        memory: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Pixels:
+        """The image, `scale` times as large on each side, with the same dtype and channels. Any size from 1x1.
 
+        image: uint8 or uint16, (H, W) gray, (H, W, 3) RGB, or (H, W, 2) and (H, W, 4) with straight alpha behind.
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
-        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. Raises
-        ValueError for another dtype, shape or depth, or too little memory.
+        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. progress:
+        told after each tile the share that is done, 0 to 1. Raises ValueError for another dtype, shape or depth, or
+        too little memory.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"got {image.dtype} {image.shape}, wanted uint8 RGB (H, W, 3)")
+        pixels.check(image)
+        result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, *image.shape[2:]), image.dtype)
+        if pixels.has_alpha(image):
+            left = None if memory is None else memory - result[..., -1].nbytes
+            result[..., -1] = self._alpha(image[..., -1], depth, tile, left)
         engine = self.engine(depth)
-        floats = images.to_float(image)
+        floats = pixels.to_network(image)
         if memory is not None:
             tile = min(tile or MAX_TILE, engine.tile_within(memory - floats.nbytes))
         if tile is None:
             tile = max(image.shape[:2]) if max(image.shape[:2]) <= WHOLE_SIDE else MAX_TILE
-        result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, 3), np.uint8)
+        colours = pixels.colours(result)
         for y, x, part in engine.parts(floats, tile):
-            result[y : y + part.shape[0], x : x + part.shape[1]] = images.to_uint8(part)
+            colours[y : y + part.shape[0], x : x + part.shape[1]] = pixels.from_network(part, image)
+            if progress is not None:
+                progress(
+                    (y * colours.shape[1] + part.shape[0] * (x + part.shape[1])) / (colours.size // colours.shape[2])
+                )
         return result
+
+    def _alpha(self, alpha: Pixels, depth: str, tile: int | None, memory: int | None) -> Pixels:
+        """(H, W) -> (H*scale, W*scale)."""
+        if (alpha == alpha[0, 0]).all():
+            return np.broadcast_to(alpha[:1, :1], (len(alpha) * self.scale, alpha.shape[1] * self.scale))
+        enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, memory)
+        pixels.calm(enlarged, alpha, self.scale)
+        return enlarged
 
 
 def load(name_or_path: str | Path, threads: int | None = None, fast: bool = False) -> Model:

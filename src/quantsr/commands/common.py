@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from quantsr.zoo import UnknownModelError
 
-USAGE, SOME_FAILED, NONE_DONE = 2, 3, 4
+USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5
 
 
 class Failure(Exception):

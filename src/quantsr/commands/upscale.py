@@ -1,19 +1,30 @@
 """Upscale photos.
 
-OUT is a folder (made if needed; results are named NAME_x4.png and so on) or, for one input, an image file.
-Colour profile, EXIF and resolution are kept; the orientation tag is applied. No file is overwritten without --force.
+INPUT is an image file, or with -o a folder. OUT is a folder (made if needed; results are named NAME_x4.png and so on)
+or, for one input, an image file. A photo comes back whole: 16 bits, gray, transparency, colour profile, EXIF, XMP and
+resolution are kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over
+a folder that was stopped goes on with --resume.
 """
 
 import argparse
-import sys
-import time
+import dataclasses
+import hashlib
+import re
+import signal
+import threading
+import warnings
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from quantsr import images, zoo
+from quantsr import photos, zoo
+from quantsr.batch.journal import Journal, JournalInUse
+from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
+from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
+from quantsr.batch.tell import ForPeople, JsonLines, Teller, write_report
+from quantsr.batch.within import choose_depth
 from quantsr.commands.common import (
+    NO_ROOM,
     NONE_DONE,
     SOME_FAILED,
     USAGE,
@@ -24,99 +35,187 @@ from quantsr.commands.common import (
     size_in_bytes,
     usage_errors,
 )
-from quantsr.engine import TooLittleMemory
 from quantsr.model import Model, load
 from quantsr.packing.fast import NothingToRound
 from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 
-MIB = 1 << 20
-PROGRAM_BYTES = 80 * MIB  # the interpreter with its libraries, and a model
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="an image file")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="an image file, or a folder of them")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: beside each input")
+    parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")
     parser.add_argument("-s", "--scale", type=int, choices=UPSCALES, help="default: 4, or what MODEL does")
     add_model(parser, required=False)
-    parser.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
+    quality = parser.add_mutually_exclusive_group()
+    quality.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
+    quality.add_argument(
+        "--within", type=_seconds, metavar="S", help="the deepest that does all in S seconds, measured"
+    )
     parser.add_argument(
         "--fast", action="store_true", help="8 bits behind the body: faster with AMX, up to 0.02 dB less"
     )
+    _add_files(parser)
     parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
     parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
-    parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
+    parser.add_argument("--no-check", action="store_true", help="do not compare results with their inputs")
     add_threads(parser)
+    parser.add_argument("--json", action="store_true", help="tell the progress as JSON lines on stdout")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each file there, as JSON")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--format", choices=photos.FORMATS, help="default: the input's, or png")
+    parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
+    parser.add_argument("--strip", action="store_true", help="leave out EXIF, XMP, colour profile and resolution")
+    fields = ", ".join(f"{{{field}}}" for field in FIELDS)
+    parser.add_argument(
+        "--template", default=TEMPLATE, metavar="T", help=f"names of the results; default: {TEMPLATE}; of {fields}"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
+    parser.add_argument("--resume", action="store_true", help="pass over what an earlier run into OUT has finished")
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the I-th of N parts of the files"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of a file is told as its error
+    batch, depth = _prepared(args)
+    teller: Teller = JsonLines() if args.json else ForPeople()
+    outcomes: list[Outcome] = []
+    state, failure = "interrupted", None
+    teller.begin(batch)
+    try:
+        with _terminated_as_interrupted():
+            for outcome in batch.run(teller.progress):
+                outcomes.append(outcome)
+                teller.file(outcome)
+        state = "complete"
+    except NoRoom as error:
+        state, failure = "no room", Failure(error, NO_ROOM)
+    finally:
+        teller.end(outcomes, state)
+        if batch.journal:
+            batch.journal.close()
+        if args.report:
+            write_report(args.report, batch, outcomes, state, _record(batch.settings, depth))
+    if failure:
+        raise failure
+    return _exit_code(outcomes)
+
+
+def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
+    """All that can fail before work starts; and the depth as the user told it."""
+    model, name = _model(args)
+    depth = args.depth if args.within is None else f"within {args.within:g} s"
+    with usage_errors(PlanError, JournalInUse):
+        naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
+        every = plan(args.inputs, args.output, naming, recursive=args.recursive)
+        jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
+        many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
+        into_folder = bool(every) and every[0].root is not None
+        if args.resume and not into_folder:
+            raise Failure("--resume needs a folder for the results, as -o OUT", USAGE)
+        settings = _settings(args)
+        journal = None
+        if into_folder and (many or args.resume):
+            journal = Journal(args.output, _deciding(args, settings, depth), args.shard)
+    batch = Batch(model, jobs, frozenset(job.source.resolve() for job in every), settings, journal)
+    batch.look()
+    if args.within is not None:
+        facts = [batch.facts[job.source] for job in jobs if job.source in batch.facts and not batch.finished(job)]
+        chosen, estimate = choose_depth(model, facts, args.within)
+        batch.settings = dataclasses.replace(settings, depth=chosen)
+        if not args.json:
+            print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
+    try:
+        batch.require_disk()
+    except NoRoom as error:
+        raise Failure(error, NO_ROOM) from error
+    if journal and args.resume:
+        journal.remove_leftovers()
+    return batch, depth
+
+
+def _model(args: argparse.Namespace) -> tuple[Model, str]:
     with usage_errors(PackedModelError):
-        model = load(args.model or zoo.default_name(args.scale or 4), args.threads, args.fast)
+        name = args.model or zoo.default_name(args.scale or 4)
+        model = load(name, args.threads, args.fast)
     if args.scale not in (None, model.scale):
         raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
     if args.depth not in model.depths:
         raise Failure(f"got depth {args.depth!r}, this model has {', '.join(model.depths)}", USAGE)
     with usage_errors(NothingToRound):
         model.engine(args.depth)
-    targets = _targets(args, model.scale)
-    console = Console(stderr=True)
-    failed = 0
-    with _progress(console) as progress:
-        task = progress.add_task("", total=len(args.inputs))
-        for source, target in zip(args.inputs, targets, strict=True):
-            try:
-                _upscale_file(args, model, source, target)
-            except (images.ImageError, FileExistsError) as error:
-                failed += 1
-                console.print(f"quantsr: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-            progress.advance(task)
-    return 0 if not failed else NONE_DONE if failed == len(args.inputs) else SOME_FAILED
+    args.model = name
+    return model, Path(name).stem
 
 
-def _targets(args: argparse.Namespace, scale: int) -> list[Path]:
-    """Where each input's result goes; raises Failure if two results would meet in one file."""
-    out = args.output
-    if out is not None and out.suffix.lower() in images.SUFFIXES and not out.is_dir():
-        if len(args.inputs) > 1:
-            raise Failure(f"got {len(args.inputs)} inputs for the one file {out}, wanted a folder", USAGE)
-        targets = [out]
-    else:
-        targets = [(out or source.parent) / f"{source.stem}_x{scale}{_suffix(source)}" for source in args.inputs]
-    twice = {target for target in targets if targets.count(target) > 1}
-    if twice:
-        raise Failure(f"several inputs would be written to {min(twice)}; rename them or run them apart", USAGE)
-    return targets
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        depth=args.depth,
+        tile=args.tile,
+        memory=args.memory,
+        quality=args.quality,
+        strip=args.strip,
+        check=not args.no_check,
+        force=args.force,
+        resume=args.resume,
+    )
 
 
-def _suffix(source: Path) -> str:
-    return source.suffix if source.suffix.lower() in images.SUFFIXES else ".png"
+def _deciding(args: argparse.Namespace, settings: Settings, depth: str) -> dict[str, Any]:
+    """What decides the bytes of a result, for the journal."""
+    model = hashlib.sha256(zoo.find(args.model).read_bytes()).hexdigest()
+    return {"model": model, "depth": depth, "fast": args.fast, "quality": settings.quality, "strip": settings.strip}
 
 
-def _upscale_file(args: argparse.Namespace, model: Model, source: Path, target: Path) -> None:
-    start = time.monotonic()
-    if target.exists():
-        if any(target.samefile(other) for other in args.inputs if other.exists()):
-            raise FileExistsError(f"{source}: not written over the input {target}; choose another -o")
-        if not args.force:
-            raise FileExistsError(f"{source}: {target} exists; pass --force to overwrite it")
-    pixels, metadata = images.read_photo(source)
-    memory = args.memory and args.memory - _taken(pixels, model.scale)
-    try:
-        result = model.upscale(pixels, depth=args.depth, tile=args.tile, memory=memory)
-    except TooLittleMemory as error:
-        wanted = (args.memory + error.lacking) // MIB + 1
-        raise images.ImageError(f"{source}: got --memory {args.memory // MIB} MiB, wanted {wanted} MiB") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    images.write(target, result, **metadata)
-    height, width = result.shape[:2]
-    print(f"{source} -> {target}  {width}x{height}  {time.monotonic() - start:.1f} s", flush=True)
+def _record(settings: Settings, depth: str) -> dict[str, Any]:
+    return dataclasses.asdict(settings) | {"asked depth": depth}
 
 
-def _taken(pixels: images.UInt8, scale: int) -> int:
-    """Bytes of memory that are needed whatever the tile: program, picture, result, and the encoder's copy of it."""
-    encoder = 4 * pixels.shape[0] * pixels.shape[1] * scale**2  # Pillow keeps 4 bytes for a pixel
-    return PROGRAM_BYTES + pixels.nbytes * (1 + scale**2) + encoder
+def _exit_code(outcomes: list[Outcome]) -> int:
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if not failed:
+        return 0
+    if len(failed) < len(outcomes):
+        return SOME_FAILED
+    return NO_ROOM if all(outcome.denied for outcome in failed) else NONE_DONE
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True)
+class _terminated_as_interrupted:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._old = signal.signal(signal.SIGTERM, self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._old)
+
+    @staticmethod
+    def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+def _percent(text: str) -> int:
+    value = positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 to 100")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text}, wanted more than 0")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted I/N with I from 1 to N")
+    return int(match[1]), int(match[2])

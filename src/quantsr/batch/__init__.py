@@ -1,0 +1,1 @@
+"""Many photographs, one after the other, so that none stops the rest."""

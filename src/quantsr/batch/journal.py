@@ -1,0 +1,125 @@
+"""What was begun and finished in a folder of results, so that a run that was stopped, even by a kill, can go on.
+
+One JSON object a line, appended: {"target", "state": "begun", "temporary"} before a result is written, and after its
+rename {"target", "state": "done", "source_size", "source_mtime_ns", "settings", "size"}. A result is finished if its
+last line is "done", its file has that size, and input and settings are the recorded ones. A result is ours, and may be
+replaced, if the journal knows it. A torn last line is passed over. Each shard writes its own file and reads all.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+NAME = ".quantsr-journal"
+
+
+class JournalInUse(ValueError):
+    """Another process writes this journal."""
+
+
+class Journal:
+    """The journal of the results below `root`; the folder is made if needed. settings: what decides a result's bytes.
+
+    Raises JournalInUse, or OSError.
+    """
+
+    def __init__(self, root: Path, settings: dict[str, Any], shard: tuple[int, int] = (1, 1)) -> None:
+        self._root, self._settings = root, settings
+        root.mkdir(parents=True, exist_ok=True)
+        part = "" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}"
+        self._last: dict[str, dict[str, Any]] = {}  # by target
+        for path in sorted(root.glob(f"{NAME}*.jsonl")):
+            self._last.update(_read(path))
+        path = root / f"{NAME}{part}.jsonl"
+        self._mine = set(_read(path)) if path.exists() else set()
+        self._file = path.open("a+b")
+        _lock(self._file.fileno(), path)
+        self._file.seek(0, os.SEEK_END)
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove_leftovers(self) -> None:
+        """Temporary files of results that this journal began and did not finish."""
+        for target in self._mine:
+            if name := self._last[target].get("temporary"):
+                with suppress(FileNotFoundError):
+                    (self._root / target).with_name(Path(name).name).unlink()
+
+    def finished(self, source: Path, target: Path) -> bool:
+        """Whether `target` was made from this `source` with these settings, and is there whole."""
+        last = self._last.get(self._key(target), {})
+        return last == self._done(source, target)
+
+    def ours(self, target: Path) -> bool:
+        """Whether an existing `target` is a result that this journal knows."""
+        last = self._last.get(self._key(target), {})
+        return last.get("state") == "begun" or (bool(last) and last["size"] == _size(target))
+
+    def begin(self, target: Path, temporary: Path) -> None:
+        self._append({"target": self._key(target), "state": "begun", "temporary": temporary.name})
+
+    def end(self, source: Path, target: Path) -> None:
+        self._append(self._done(source, target))
+        os.fsync(self._file.fileno())
+
+    def _key(self, target: Path) -> str:
+        return target.relative_to(self._root).as_posix()
+
+    def _done(self, source: Path, target: Path) -> dict[str, Any]:
+        facts = source.stat()
+        return {
+            "target": self._key(target),
+            "state": "done",
+            "source_size": facts.st_size,
+            "source_mtime_ns": facts.st_mtime_ns,
+            "settings": self._settings,
+            "size": _size(target),
+        }
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._last[line["target"]] = line
+        self._mine.add(line["target"])
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    return {line["target"]: line for line in _lines(path)}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for text in path.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+            if isinstance(line["target"], str) and line["state"] in ("begun", "done"):
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a kill
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs at once are not caught there
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalInUse(
+            f"{path}: another run writes into this folder; wait for it, or divide the work by --shard"
+        ) from None

@@ -1,0 +1,140 @@
+"""Which file becomes which, decided and checked before any work is done."""
+
+import hashlib
+import os
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantsr.photos import FORMATS, READABLE, format_of
+
+TEMPLATE = "{stem}_x{scale}{suffix}"
+FIELDS = ("stem", "name", "scale", "model", "depth", "suffix")
+
+
+class PlanError(ValueError):
+    """What was asked cannot be done as a whole."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph. root: the folder that the result may not leave; None where the user named every folder."""
+
+    source: Path
+    target: Path
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are called. format: a key of FORMATS, or None to keep the input's, PNG where it cannot be written."""
+
+    scale: int
+    model: str
+    depth: str
+    template: str = TEMPLATE
+    format: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            fields = {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
+            if unknown := sorted(fields - set(FIELDS)):
+                raise ValueError(f"got the field {unknown[0]!r}")
+            if not fields & {"stem", "name"}:
+                raise ValueError("all results would have one name")
+        except ValueError as error:
+            wanted = ", ".join(f"{{{field}}}" for field in FIELDS)
+            raise PlanError(
+                f"template {self.template!r}: {error}; wanted {{stem}} or {{name}}, and of {wanted}"
+            ) from None
+
+    def result_of(self, source: Path) -> str:
+        """The name of the result, without folder."""
+        if self.format:
+            suffix = FORMATS[self.format].suffixes[0]
+        else:
+            suffix = source.suffix if format_of(source) else ".png"
+        fields = {"scale": self.scale, "model": self.model, "depth": self.depth, "suffix": suffix}
+        name = self.template.format(stem=source.stem, name=source.name, **fields)
+        if Path(name).name != name or "\0" in name:
+            raise PlanError(f"template {self.template!r} gives {name!r}, wanted a file name without folders")
+        if format_of(Path(name)) is None:
+            raise PlanError(f"template {self.template!r} gives {name!r}, wanted it to end in {{suffix}}")
+        return name
+
+
+def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: bool = False) -> list[Job]:
+    """The jobs in the order of the inputs, folders sorted.
+
+    A folder is searched for files with the suffix of a photograph; hidden files, links and `output` itself are
+    passed over. Raises PlanError if two inputs would meet in one file, or inputs and output do not fit together.
+    """
+    if output is not None and format_of(output) and not output.is_dir():
+        jobs = [_into_file(inputs, output, naming)]
+    else:
+        jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive)]
+    _refuse_meeting(jobs)
+    return jobs
+
+
+def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
+    if len(inputs) > 1 or inputs[0].is_dir():
+        got = "a folder" if inputs[0].is_dir() else f"{len(inputs)} inputs"
+        raise PlanError(f"got {got} for the one file {output}, wanted a folder")
+    if naming.format and format_of(output) is not FORMATS[naming.format]:
+        raise PlanError(f"got the file {output} and the format {naming.format}, wanted them to agree")
+    return Job(inputs[0], output)
+
+
+def _into_folder(path: Path, output: Path | None, naming: Naming, recursive: bool) -> Iterator[Job]:
+    if not path.is_dir():
+        yield Job(path, (output or path.parent) / naming.result_of(path), output)
+        return
+    if output is None or output.resolve() == path.resolve():
+        raise PlanError(f"{path} is a folder: wanted another folder for the results, as -o OUT")
+    for source in _photographs(path, output, recursive):
+        folder = output / source.parent.relative_to(path)
+        yield Job(source, folder / naming.result_of(source), output)
+
+
+def _photographs(folder: Path, output: Path, recursive: bool) -> Iterator[Path]:
+    beyond = output.resolve()
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if recursive and f[0] != "." and (Path(here, f).resolve() != beyond))
+        for name in sorted(files):
+            path = Path(here, name)
+            if name[0] != "." and path.suffix.lower() in READABLE and not path.is_symlink():
+                yield path
+
+
+def _refuse_meeting(jobs: list[Job]) -> None:
+    seen: dict[str, Job] = {}
+    ignores_case: dict[Path, bool] = {}
+    for job in jobs:
+        folder = job.target.parent
+        if folder not in ignores_case:
+            ignores_case[folder] = _ignores_case(folder)
+        key = os.path.abspath(job.target)
+        key = key.casefold() if ignores_case[folder] else key
+        other = seen.setdefault(key, job)
+        if other is not job:
+            raise PlanError(
+                f"{other.source} and {job.source} would both be written to {job.target}; "
+                f"pass --template '{{name}}_x{{scale}}{{suffix}}', or run them apart"
+            )
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether the file system takes A and a for the same name there, asked of the nearest folder that exists."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    other = Path(str(folder).swapcase())
+    return str(other) != str(folder) and other.exists() and other.samefile(folder)
+
+
+def shard_of(job: Job, count: int) -> int:
+    """1 to count, from the name of the result below its root, so that no shard needs to know the other files."""
+    name = job.target.relative_to(job.root) if job.root else Path(job.target.name)
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % count + 1

@@ -1,0 +1,226 @@
+"""Reading a photograph with everything in it.
+
+Pillow decodes. It holds 16 bits of gray only; of colour it keeps the upper byte of each sample. So 16-bit colour is
+decoded twice with the byte order told one way and the other, which gives upper and lower bytes. That keeps Pillow's
+checks of damaged files, and costs no dependency.
+"""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile
+
+from quantsr.photos import exif as exif_block
+from quantsr.photos.formats import READERS
+from quantsr.photos.photo import Metadata, Photo, PhotoError
+from quantsr.pixels import Pixels
+
+PathLike = str | os.PathLike[str]
+
+DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|RGBa);16([BLN])")
+DEEP_GRAY = ("I;16", "I;16B", "I;16L", "I;16N")
+# Pillow's mode -> the mode of the pixels that come back; with a transparent colour, that mode and alpha
+MODES = {
+    "1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA",
+    "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB",
+}  # fmt: skip
+WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+BITS, PHOTOMETRIC = 258, 262  # TIFF tags
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the head of a file tells, before its pixels are decoded. Width and height are of the upright picture."""
+
+    width: int
+    height: int
+    channels: int
+    bits: int  # of a sample: 8 or 16
+
+
+def probe(path: PathLike) -> Facts:
+    """Raises PhotoError as `read` does, except for damage behind the head."""
+    with _opened(path) as image:
+        size = image.size
+        if image.format != "TIFF" and exif_block.orientation(_exif(image), _xmp(image)) > 4:
+            size = size[::-1]  # Pillow tells a TIFF's upright size
+        return Facts(*size, *_kind(path, image))
+
+
+def read(path: PathLike) -> Photo:
+    """The photograph, turned upright; 8 or 16 bits, gray or colour, with or without alpha, as the file has it.
+
+    Palettes become RGB, one bit becomes 8-bit gray, CMYK becomes sRGB by its profile. Raises PhotoError for a file
+    that is missing, damaged, no image of a known format, animated, or of a kind that would lose something.
+    """
+    with _opened(path) as image:
+        _kind(path, image)
+        exif, xmp = _exif(image), _xmp(image)
+        turn = 1 if image.format == "TIFF" else exif_block.orientation(exif, xmp)  # Pillow turns TIFFs while loading
+        icc = image.info.get("icc_profile") or b""
+        metadata = Metadata(
+            exif=exif,
+            xmp=xmp,
+            icc=b"" if image.mode == "CMYK" else icc,  # that one describes inks
+            dpi=_dpi(image),
+        )
+        return Photo(np.ascontiguousarray(_turned(_decoded(path, image, icc), turn)), metadata)
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[Image.Image]:
+    """The file's head; whatever is wrong with the file becomes a PhotoError."""
+    try:
+        with Image.open(path, formats=READERS) as image:
+            yield image
+    except FileNotFoundError:
+        raise PhotoError(f"{os.fspath(path)}: no such file") from None
+    except IsADirectoryError:
+        raise PhotoError(f"{os.fspath(path)}: is a folder, wanted an image file") from None
+    except (PhotoError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # decoders fail in many ways on damaged files
+        raise PhotoError(f"{os.fspath(path)}: not a readable image ({error or type(error).__name__})") from error
+
+
+def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
+    """Channels and bits that the pixels will have. Raises PhotoError for what would lose something."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
+        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
+    deep = _deep(image)
+    mode = deep or MODES.get(image.mode)
+    if mode is None:
+        wanted = "8- or 16-bit gray or RGB, palette, 1-bit or CMYK"
+        raise PhotoError(f"{os.fspath(path)}: got pixels of mode {image.mode}, wanted {wanted}; convert it first")
+    if "transparency" in image.info:
+        mode = WITH_ALPHA.get(mode, mode)
+    return len(mode), 16 if deep else 8
+
+
+def _deep(image: Image.Image) -> str | None:
+    """The mode of the pixels if samples have 16 bits. Asks the tiles, as Pillow's mode does not tell."""
+    if image.mode in DEEP_GRAY:
+        return "L"
+    modes = {_raw_mode(tile) for tile in getattr(image, "tile", [])}
+    if modes == {"LA;16B"}:
+        return "LA"
+    matches = [DEEP_COLOUR.fullmatch(mode) for mode in modes]
+    if len(matches) == 1 and matches[0]:
+        return "RGBA" if matches[0][1] in ("RGBA", "RGBa") else "RGB"
+    if any(";16" in mode for mode in modes):
+        raise ValueError(f"16-bit pixels stored as {', '.join(sorted(modes))}")
+    return None
+
+
+def _raw_mode(tile: Any) -> str:
+    args = tile.args
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _decoded(path: PathLike, image: Image.Image, icc: bytes) -> Pixels:
+    deep = _deep(image)
+    if deep is None:
+        return _shallow(image, icc)
+    key = image.info.get("transparency")
+    if image.mode in DEEP_GRAY:
+        pixels = _gray16(image)
+    else:
+        pixels = _la16(image) if deep == "LA" else _colour16(path, image)
+    if key is None or deep in ("LA", "RGBA"):
+        return pixels
+    colour = pixels[..., None] if pixels.ndim == 2 else pixels
+    alpha = np.where((colour == key).all(axis=-1), 0, 65535).astype(np.uint16)
+    return np.concatenate([colour, alpha[..., None]], axis=-1)
+
+
+def _shallow(image: Image.Image, icc: bytes) -> Pixels:
+    mode = MODES[image.mode]
+    if "transparency" in image.info:
+        mode = WITH_ALPHA.get(mode, mode)
+    image.load()
+    if image.mode == "CMYK" and icc:
+        inks, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
+        assert converted is not None
+        return np.array(converted)
+    return np.array(image.convert(mode))
+
+
+def _gray16(image: Image.Image) -> Pixels:
+    tags = getattr(image, "tag_v2", {})
+    bits, photometric = tags.get(BITS, (16,))[0], tags.get(PHOTOMETRIC, 1)
+    pixels = np.array(image).astype(np.uint16)
+    if bits == 12:
+        pixels = (pixels.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
+    return 65535 - pixels if photometric == 0 else pixels  # 0: white is zero
+
+
+def _la16(image: Image.Image) -> Pixels:
+    """Four bytes a pixel, so as if it were RGBA."""
+    _set_raw_mode(image, "RGBA")
+    return np.array(image).view(">u2").astype(np.uint16)
+
+
+def _colour16(path: PathLike, image: Image.Image) -> Pixels:
+    assert isinstance(image, ImageFile.ImageFile)
+    match = DEEP_COLOUR.fullmatch(_raw_mode(image.tile[0]))
+    assert match is not None
+    order = match[2] if match[2] != "N" else "L" if sys.byteorder == "little" else "B"
+    layout = "RGBA" if match[1] == "RGBa" else match[1]
+    with Image.open(path, formats=READERS) as again:
+        _set_raw_mode(again, f"{layout};16{'B' if order == 'L' else 'L'}")
+        lower = np.array(again)
+    _set_raw_mode(image, f"{layout};16{order}")
+    pixels = np.array(image).astype(np.uint16) << 8 | lower
+    if match[1] == "RGBa":
+        alpha = np.maximum(pixels[..., 3:], 1).astype(np.uint64)
+        pixels[..., :3] = np.minimum((pixels[..., :3] * np.uint64(65535) + alpha // 2) // alpha, 65535)
+    return pixels
+
+
+def _set_raw_mode(image: Image.Image, mode: str) -> None:
+    assert isinstance(image, ImageFile.ImageFile)
+    tiles = []
+    for tile in image.tile:
+        args = (mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode
+        tiles.append(tile._replace(args=args))
+    image.tile = tiles
+
+
+def _exif(image: Image.Image) -> bytes:
+    if image.format == "TIFF":
+        return exif_block.of_tiff(image.getexif())
+    if "exif" in image.info:
+        return bytes(image.info["exif"]).removeprefix(exif_block.PREFIX)
+    if "Raw profile type exif" in image.info:  # ImageMagick's way of EXIF in PNG
+        return image.getexif().tobytes().removeprefix(exif_block.PREFIX)
+    return b""
+
+
+def _xmp(image: Image.Image) -> bytes:
+    xmp = image.info.get("xmp") or b""
+    return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    dpi = image.info.get("dpi")
+    return (float(dpi[0]), float(dpi[1])) if dpi and all(0 < float(value) < 2**31 for value in dpi) else None
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """The stored rows and columns as the EXIF orientation says that they are to be seen."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

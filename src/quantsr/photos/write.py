@@ -1,0 +1,111 @@
+"""Writing a photograph with everything that its format can hold, and refusing before work is done what it cannot."""
+
+import io
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from quantsr import pixels
+from quantsr.files import write_atomically
+from quantsr.photos import exif, png16, tiff
+from quantsr.photos.formats import FORMATS, Format, format_of
+from quantsr.photos.photo import Metadata, Photo, PhotoError
+from quantsr.pixels import Pixels
+
+MARKER_BYTES = 65_533  # of a JPEG segment
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+PNG_XMP_HEADER = b"XML:com.adobe.xmp\0\0\0\0\0"
+
+
+def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
+    """The format of `path`, if it can hold the result of `photo`. Raises PhotoError.
+
+    Fully opaque alpha fits everywhere (it is left out), 16 bits too (they are rounded to 8).
+    """
+    kind = format_of(path)
+    if kind is None:
+        known = ", ".join(suffix for known in FORMATS.values() for suffix in known.suffixes)
+        raise PhotoError(f"{path}: got suffix {path.suffix!r}, wanted one of {known}")
+    longest = max(photo.pixels.shape[:2]) * upscale
+    if longest > kind.longest:
+        raise PhotoError(f"{path}: the result has a side of {longest} pixels, {kind.name} holds {kind.longest}")
+    if not kind.alpha and _see_through(photo.pixels):
+        raise PhotoError(f"{path}: {kind.name} holds no transparency; choose --format png, webp, tiff or avif")
+    gray_profile = photo.metadata.icc[16:20] == b"GRAY"
+    if gray_profile and kind.metadata and not kind.gray:
+        raise PhotoError(f"{path}: {kind.name} holds no gray profile; choose --format png, tiff or jpg, or --strip")
+    lengths = (len(photo.metadata.exif) + len(exif.PREFIX), len(photo.metadata.xmp) + len(XMP_HEADER))
+    if kind.name == "JPEG" and max(lengths) > MARKER_BYTES:
+        raise PhotoError(f"{path}: JPEG holds 64 KiB of EXIF and of XMP, got {max(lengths)} bytes; use --strip or png")
+    return kind
+
+
+def write(path: Path, photo: Photo, *, quality: int | None = None, beside: Path | None = None) -> None:
+    """Writes beside the target, syncs, renames. The metadata's sizes and orientation are made those of the pixels.
+
+    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. Raises PhotoError for what the
+    format cannot hold, and OSError when the disk refuses; the old file, if any, is then whole.
+    """
+    kind = check_fits(path, photo, 1)
+    image = _fitting(photo.pixels, kind)
+    height, width = image.shape[:2]
+    old = photo.metadata
+    metadata = Metadata(
+        exif.for_result(old.exif, width, height), exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi
+    )
+
+    def encode(file: BinaryIO) -> None:
+        if kind.name == "TIFF":
+            tiff.write(file, image, metadata)
+        elif image.dtype == np.uint16:
+            png16.write(file, image, _shell(metadata))
+        else:
+            options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
+            Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
+
+    try:
+        write_atomically(path, encode, beside)
+    except ValueError as error:
+        raise PhotoError(f"{path}: {error}") from error
+
+
+def _see_through(image: Pixels) -> bool:
+    return pixels.has_alpha(image) and bool((image[..., -1] != pixels.levels(image)).any())
+
+
+def _fitting(image: Pixels, kind: Format) -> Pixels:
+    """The pixels as the format takes them."""
+    if pixels.has_alpha(image) and not kind.alpha:
+        image = image[..., :-1]
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.dtype == np.uint16 and not kind.deep:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def _options(kind: Format, metadata: Metadata) -> dict[str, Any]:
+    """What Pillow's encoder is told of the metadata; of a profile nothing rather than that there is none."""
+    options: dict[str, Any] = {"dpi": metadata.dpi} if metadata.dpi else {}
+    if not kind.metadata:
+        return options
+    if metadata.icc:
+        options["icc_profile"] = metadata.icc
+    if metadata.exif:
+        options["exif"] = exif.PREFIX + metadata.exif
+    if metadata.xmp and kind.name == "PNG":
+        chunks = PngInfo()
+        chunks.add(b"iTXt", PNG_XMP_HEADER + metadata.xmp)
+        options["pnginfo"] = chunks
+    elif metadata.xmp:
+        options["xmp"] = metadata.xmp
+    return options
+
+
+def _shell(metadata: Metadata) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, format="PNG", **_options(FORMATS["png"], metadata))
+    return file.getvalue()

@@ -1,0 +1,374 @@
+"""Folders: one bad file stops nothing, a stopped run goes on, and a run that was killed ends as if it had not been."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import quantsr
+from quantsr import photos
+from quantsr.batch import journal, resources, within
+from quantsr.batch.journal import Journal, JournalInUse
+from quantsr.batch.run import Batch
+from quantsr.cli import main
+from quantsr.photos import Facts, Photo
+
+OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
+Picture = Callable[..., np.ndarray]
+
+
+def upscale(*arguments: object) -> int:
+    return main(["upscale", *OPTIONS, *map(str, arguments)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Picture) -> Path:
+    """Six photographs in a tree, of several kinds."""
+    root = tmp_path / "in"
+    (root / "sub" / "deep").mkdir(parents=True)
+    pixels = picture(20, 26)
+    photos.write(root / "a.png", Photo(pixels))
+    photos.write(root / "b.jpg", Photo(pixels))
+    photos.write(root / "sub" / "a.png", Photo(pixels.astype(np.uint16) * 257))
+    photos.write(root / "sub" / "gray.tif", Photo(pixels[..., 0]))
+    photos.write(root / "sub" / "deep" / "alpha.webp", Photo(np.dstack([pixels, pixels[..., 0]])))
+    photos.write(root / "sub" / "deep" / " name with ünïcode -.png", Photo(pixels))
+    return root
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name[0] != "."}
+
+
+def leftovers(out: Path) -> list[Path]:
+    return list(out.rglob(".*.tmp"))
+
+
+def test_a_tree_is_mirrored(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert upscale(folder, "-o", out, "-r") == 0
+    assert sorted(results(out)) == [
+        "a_x2.png", "b_x2.jpg", "sub/a_x2.png", "sub/deep/ name with ünïcode -_x2.png", "sub/deep/alpha_x2.webp",
+        "sub/gray_x2.tif",
+    ]  # fmt: skip
+    assert photos.read(out / "sub" / "a_x2.png").pixels.dtype == np.uint16
+    assert photos.read(out / "sub" / "gray_x2.tif").pixels.shape == (40, 52)
+    assert "6 done" in capsys.readouterr().err
+
+
+def test_one_bad_file_stops_nothing_and_the_report_tells(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a0 bad\x1b[2J.png").write_bytes(b"\x89PNG nonsense")
+    (folder / "sub" / "empty.jpg").touch()
+    report = tmp_path / "report.json"
+    assert upscale(folder, "-o", tmp_path / "out", "-r", "--report", report) == 3
+    told = json.loads(report.read_text())
+    assert {key: told[key] for key in ("state", "files", "done", "failed", "skipped", "left")} == {
+        "state": "complete", "files": 8, "done": 6, "failed": 2, "skipped": 0, "left": 0,
+    }  # fmt: skip
+    failed = [row for row in told["results"] if row["status"] == "failed"]
+    assert [Path(row["source"]).name for row in failed] == ["a0 bad\x1b[2J.png", "empty.jpg"]
+    assert all("not a readable image" in row["error"] for row in failed)
+    done = next(row for row in told["results"] if row["source"].endswith("b.jpg"))
+    assert (done["width"], done["height"]) == (52, 40)
+    told_people = capsys.readouterr()
+    assert "\x1b[2J" not in told_people.out + told_people.err and r"\x1b[2J" in told_people.err
+
+
+def test_progress_for_programs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bad.png").touch()
+    assert upscale(folder, "-o", tmp_path / "out", "--json", "-t", 13) == 3
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == {"event": "begin", "files": 3}
+    assert [line["status"] for line in lines if line["event"] == "file"] == ["done", "done", "failed"]
+    shares = [line["share"] for line in lines if line["event"] == "progress" and line["source"].endswith("a.png")]
+    assert shares == sorted(shares) and len(shares) == 4 and shares[-1] == 1
+    assert lines[-1]["event"] == "end" and lines[-1]["done"] == 2
+
+
+def test_resume_passes_over_what_is_finished(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert upscale(folder, "-o", out, "-r") == 0
+    before = {path: path.stat().st_ino for path in out.rglob("*_x2*")}
+    assert upscale(folder, "-o", out, "-r") == 4  # nothing is overwritten
+    capsys.readouterr()
+    assert upscale(folder, "-o", out, "-r", "--resume") == 0
+    assert "6 skipped" in capsys.readouterr().err
+    (out / "a_x2.png").unlink()  # gone
+    (out / "sub" / "gray_x2.tif").write_bytes(b"torn")  # not what was written
+    os.utime(folder / "b.jpg")  # a newer input
+    assert upscale(folder, "-o", out, "-r", "--resume") == 3
+    err = capsys.readouterr().err
+    assert "2 done, 3 skipped, 1 failed" in err and "gray_x2.tif exists" in err
+    now = {path: path.stat().st_ino for path in before}
+    assert [p.name for p in before if before[p] != now[p]] == ["a_x2.png", "b_x2.jpg"] or len(before) == len(now)
+    assert upscale(folder, "-o", out, "-r", "--resume", "--depth", "half", "--force") == 0
+    assert "6 done" in capsys.readouterr().err  # other settings, other results
+
+
+def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a_x2.png"
+    source.write_bytes(b"source")
+    first = Journal(tmp_path / "out", {"depth": "full"})
+    with pytest.raises(JournalInUse, match="another run writes into this folder"):
+        Journal(tmp_path / "out", {"depth": "full"})
+    target.write_bytes(b"result")
+    first.begin(target, tmp_path / "out" / ".1.tmp")
+    first.end(source, target)
+    first.close()
+    file = tmp_path / "out" / f"{journal.NAME}.jsonl"
+    for torn in (b'{"target": "b_x2.png", "sta', b"\n[]\n", b'{"target": 3, "state": "done"}'):
+        file.write_bytes(file.read_bytes() + torn)
+    again = Journal(tmp_path / "out", {"depth": "full"})
+    assert again.finished(source, target) and again.ours(target)
+    again.begin(target, tmp_path / "out" / ".2.tmp")
+    again.close()
+    (tmp_path / "out" / ".2.tmp").touch()
+    third = Journal(tmp_path / "out", {"depth": "full"})
+    assert not third.finished(source, target) and third.ours(target)
+    third.remove_leftovers()
+    assert not (tmp_path / "out" / ".2.tmp").exists()
+
+
+def test_shards_share_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    whole = tmp_path / "whole"
+    assert upscale(folder, "-o", whole, "-r") == 0
+    for shard in (1, 2, 3):
+        assert upscale(folder, "-o", out, "-r", "--shard", f"{shard}/3") == 0
+    assert results(out) == results(whole)
+    capsys.readouterr()
+    assert upscale(folder, "-o", out, "-r", "--resume") == 0
+    assert "6 skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_shards_that_are_none(folder: Path, shard: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        upscale(folder, "-o", "out", "--shard", shard)
+    assert error.value.code == 2
+
+
+def test_resume_needs_a_folder(folder: Path) -> None:
+    assert upscale(folder / "a.png", "--resume") == 2
+
+
+# ---- what must never happen
+
+
+def test_a_wrong_result_is_never_success(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = quantsr.model.Model.upscale
+
+    def black_tile(self: quantsr.Model, image: np.ndarray, *rest: object) -> np.ndarray:
+        result = honest(self, image, *rest)  # type: ignore[arg-type]
+        result[8:24, 8:24] = 0
+        return result
+
+    monkeypatch.setattr(quantsr.model.Model, "upscale", black_tile)
+    assert upscale(folder / "a.png", folder / "b.jpg", "-o", tmp_path / "out") == 4
+    assert capsys.readouterr().err.count("the result differs from the input by") == 2
+    assert results(tmp_path / "out") == {}
+    assert upscale(folder / "a.png", folder / "b.jpg", "-o", tmp_path / "out", "--no-check") == 0
+
+
+def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code = upscale(folder, "-o", tmp_path / "out", "-r")
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert code == 5 and "No space left on device: " in err and "it needs about" in err
+    assert leftovers(tmp_path / "out") == []
+    done = results(tmp_path / "out")
+    assert 0 < len(done) < 6
+    assert upscale(folder, "-o", tmp_path / "out", "-r", "--resume") == 0
+    assert len(results(tmp_path / "out")) == 6
+
+
+def test_too_little_disk_is_told_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resources, "free_disk", lambda folder: 1000)
+    assert upscale(folder, "-o", tmp_path / "out", "-r") == 5
+    assert "the results need about" in capsys.readouterr().err
+    assert results(tmp_path / "out") == {}
+
+
+def test_too_little_memory_fails_that_file_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (3000, 2000)).save(folder / "huge.png")
+    monkeypatch.setattr(resources, "free_memory", lambda: resources.PROGRAM_BYTES + 60 * resources.MIB)
+    assert upscale(folder, "-o", tmp_path / "out", "-r") == 3
+    assert "huge.png: needs" in capsys.readouterr().err
+    assert len(results(tmp_path / "out")) == 6
+
+
+def test_memory_of_this_machine() -> None:
+    free = resources.free_memory()
+    assert free is None or 0 < free < 2**50
+    facts = Facts(1000, 1000, 3, 8)
+    assert resources.memory_for(facts, 2) == resources.PROGRAM_BYTES + 3_000_000 * 5 + 16_000_000
+    assert resources.memory_for(Facts(1000, 1000, 4, 16), 2) > 2 * resources.memory_for(facts, 2) - 10**8
+
+
+def test_no_result_leaves_the_folder_by_a_link(folder: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "sub").symlink_to(elsewhere)
+    assert upscale(folder, "-o", out, "-r") == 3
+    assert list(elsewhere.iterdir()) == []
+    (out / "c_x2.png").symlink_to(elsewhere / "target.png")
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+    assert upscale(folder / "c.png", "-o", out) == 4
+    assert upscale(folder / "c.png", "-o", out, "--force") == 0
+    assert list(elsewhere.iterdir()) == [] and not (out / "c_x2.png").is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot be made there")
+@pytest.mark.parametrize(
+    "name",
+    [b"-o.png", b"--force.png", b"new\nline.png", b"not\xffutf8.png", "日本 é😀.png".encode(), b"a" * 251 + b".png"],
+)
+def test_names_of_any_kind(folder: Path, tmp_path: Path, name: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd/" + name))
+    source.parent.mkdir()
+    source.write_bytes((folder / "a.png").read_bytes())
+    code = upscale(source.parent, "-o", tmp_path / "out", "--report", tmp_path / "report.json")
+    if len(name) > 250:
+        assert code == 4 and "more than 255 bytes; pass a shorter --template" in capsys.readouterr().err
+        assert upscale(source.parent, "-o", tmp_path / "out", "--template", "{stem}{suffix}") == 0
+    else:
+        assert code == 0
+    json.loads((tmp_path / "report.json").read_text())
+    assert len(results(tmp_path / "out")) == 1
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may do all")
+def test_no_permission(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.png").chmod(0)
+    assert upscale(folder, "-o", tmp_path / "out") == 3
+    (folder / "b.jpg").chmod(0)
+    assert upscale(folder, "-o", tmp_path / "other") == 5
+
+
+# ---- within a time
+
+
+@pytest.mark.parametrize("limit, depth", [(1000, "full"), (65, "half"), (30, "quarter"), (0.1, "quarter")])
+def test_within_takes_the_deepest_that_fits(monkeypatch: pytest.MonkeyPatch, limit: float, depth: str) -> None:
+    model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
+    speed = {"full": 100e-6, "half": 50e-6, "quarter": 25e-6}
+    monkeypatch.setattr(within, "seconds_per_pixel", lambda model, depth: speed[depth])
+    facts = [Facts(500, 1000, 3, 8), Facts(500, 500, 4, 8)]
+    chosen, estimate = within.choose_depth(model, facts, limit)
+    assert chosen == depth
+    assert estimate >= 1.1 * 1e6 * speed[depth]
+
+
+def test_within_measures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["upscale", *OPTIONS[:2], str(folder), "-o", str(tmp_path / "out"), "-r"]
+    assert main([*arguments, "--within", "100"]) == 0
+    assert "depth full: about" in capsys.readouterr().out
+    assert main([*arguments, "--within", "100", "--resume"]) == 0
+    assert "6 skipped" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--within", "-1"])
+
+
+# ---- interrupted, killed
+
+
+def command(folder: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "quantsr.cli", "upscale", *OPTIONS, str(folder), "-o", str(out), "-r", "--resume"]
+
+
+@pytest.fixture
+def many(tmp_path: Path, picture: Picture) -> Path:
+    folder = tmp_path / "many"
+    for index in range(12):
+        path = folder / f"{index % 3}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photos.write(path, Photo(picture(60, 60 + index, seed=index)))
+    return folder
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_an_interrupted_run_ends_cleanly_and_goes_on(many: Path, tmp_path: Path, which: signal.Signals) -> None:
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    process = subprocess.Popen(
+        [*command(many, out), "--report", str(report)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline()  # a file is done
+    process.send_signal(which)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume goes on" in err and "Traceback" not in err
+    told = json.loads(report.read_text())
+    assert told["state"] == "interrupted" and told["done"] >= 1 and told["left"] > 0
+    assert leftovers(out) == []
+    assert upscale(many, "-o", out, "-r", "--resume") == 0
+    assert len(results(out)) == 12
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_at_random(many: Path, tmp_path: Path, kills: int) -> None:
+    """No part of a result ever has a final name, at most one is made again, and the end is that of a whole run."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    start = time.monotonic()
+    subprocess.run(command(many, whole), check=True, capture_output=True)
+    usual = time.monotonic() - start
+    expected = results(whole)
+    assert len(expected) == 12
+    chance = random.Random(0)
+    seen: dict[str, int] = {}
+    for _ in range(kills):
+        process = subprocess.Popen(command(many, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(chance.uniform(0.3, 1.0) * usual)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        now = results(out)
+        assert all(expected[name] == data for name, data in now.items())
+        inodes = {name: (out / name).stat().st_ino for name in now}
+        assert sum(inodes[name] != inode for name, inode in seen.items()) <= 1
+        seen = inodes
+        if len(seen) == 12:
+            shutil.rmtree(out)
+            seen = {}
+    subprocess.run(command(many, out), check=True, capture_output=True)
+    assert results(out) == expected and leftovers(out) == []
+
+
+def test_a_batch_from_python(folder: Path, tmp_path: Path) -> None:
+    from quantsr.batch.plan import Job
+
+    model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
+    jobs = [Job(folder / "a.png", tmp_path / "a.png"), Job(folder / "absent.png", tmp_path / "b.png")]
+    batch = Batch(model, jobs, frozenset())
+    batch.look()
+    assert [outcome.status for outcome in batch.run()] == ["done", "failed"]

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from quantsr.batch import plan as planning
+from quantsr.batch.plan import Naming, PlanError, plan, shard_of
+
+NAMING = Naming(4, "some-model", "half")
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    "name, template, kind, expected",
+    [
+        ("a.png", None, None, "a_x4.png"),
+        ("a.JPG", None, None, "a_x4.JPG"),
+        ("a.gif", None, None, "a_x4.png"),
+        ("a", None, None, "a_x4.png"),
+        ("a.b.tif", None, "jpg", "a.b_x4.jpg"),
+        ("-dash ü.webp", "{stem}{suffix}", None, "-dash ü.webp"),
+        ("a.png", "{name}-{model}-{depth}-{scale}x.avif", None, "a.png-some-model-half-4x.avif"),
+    ],
+)
+def test_names_of_results(name: str, template: str | None, kind: str | None, expected: str) -> None:
+    naming = Naming(4, "some-model", "half", template or planning.TEMPLATE, kind)
+    assert naming.result_of(Path("folder", name)) == expected
+
+
+@pytest.mark.parametrize("template", ["{stem}{nothing}", "x{suffix}", "{stem", "{0}{stem}", "{stem.parent}{suffix}"])
+def test_bad_templates(template: str) -> None:
+    with pytest.raises(PlanError, match=r"wanted .stem. or .name."):
+        Naming(4, "m", "full", template)
+
+
+@pytest.mark.parametrize("template", ["../{stem}{suffix}", "{stem}", "{stem}/{suffix}", "{stem}.exe"])
+def test_templates_that_give_no_name(template: str) -> None:
+    with pytest.raises(PlanError, match=r"wanted it to end in|wanted a file name"):
+        Naming(4, "m", "full", template).result_of(Path("a.png"))
+
+
+def test_a_folder_is_mirrored(tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "in" / "out"
+    touch(photos / "b.png", photos / "a.jpg", photos / "sub" / "deep" / "c.TIF", photos / "notes.txt")
+    touch(photos / ".hidden.png", photos / ".git" / "d.png", out / "a_x4.jpg")
+    (photos / "link.png").symlink_to(photos / "b.png")
+    (photos / "loop").symlink_to(photos)
+    flat = plan([photos], out, NAMING)
+    assert [(job.source.name, job.target) for job in flat] == [
+        ("a.jpg", out / "a_x4.jpg"),
+        ("b.png", out / "b_x4.png"),
+    ]
+    every = plan([photos], out, NAMING, recursive=True)
+    assert [job.target.relative_to(out).as_posix() for job in every] == ["a_x4.jpg", "b_x4.png", "sub/deep/c_x4.TIF"]
+    assert {job.root for job in every} == {out}
+
+
+def test_results_of_a_folder_need_another_folder(tmp_path: Path) -> None:
+    for out in (None, tmp_path, tmp_path / ".." / tmp_path.name):
+        with pytest.raises(PlanError, match="wanted another folder"):
+            plan([tmp_path], out, NAMING)
+    with pytest.raises(PlanError, match="got a folder for the one file"):
+        plan([tmp_path], tmp_path / "a.png", NAMING)
+
+
+def test_two_inputs_never_meet(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "a.gif", tmp_path / "a.png")
+    with pytest.raises(PlanError, match=r"a\.gif and .*a\.png would both be written to .*a_x4\.png; pass --template"):
+        plan([tmp_path], tmp_path / "out", NAMING)
+    naming = Naming(4, "m", "full", "{name}_x{scale}{suffix}", "png")
+    assert len(plan([tmp_path], tmp_path / "out", naming)) == 3
+
+
+def test_names_that_differ_in_case_meet_where_case_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / "a.png", tmp_path / "A.png"]
+    assert len(plan(files, tmp_path / "out", NAMING)) == 2
+    monkeypatch.setattr(planning, "_ignores_case", lambda folder: True)
+    with pytest.raises(PlanError, match="would both be written"):
+        plan(files, tmp_path / "out", NAMING)
+
+
+def test_the_format_and_the_one_file_agree(tmp_path: Path) -> None:
+    naming = Naming(4, "m", "full", format="jpg")
+    assert plan([Path("a.png")], tmp_path / "b.jpeg", naming)[0].target == tmp_path / "b.jpeg"
+    with pytest.raises(PlanError, match="wanted them to agree"):
+        plan([Path("a.png")], tmp_path / "b.png", naming)
+
+
+def test_shards_divide_the_files_and_depend_on_no_other_file(tmp_path: Path) -> None:
+    files = [Path(f"{index}.png") for index in range(60)]
+    jobs = plan(files, tmp_path, NAMING)
+    shards = [shard_of(job, 3) for job in jobs]
+    assert {1, 2, 3} == set(shards) and max(map(shards.count, (1, 2, 3))) < 40
+    assert [shard_of(job, 3) for job in plan(files[::2], tmp_path, NAMING)] == shards[::2]
+    elsewhere = plan(files, tmp_path / "elsewhere", NAMING)
+    assert [shard_of(job, 3) for job in elsewhere] == shards

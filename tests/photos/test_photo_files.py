@@ -1,0 +1,360 @@
+"""What goes in comes out: the table of docs/photos.md, row by row."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, TiffImagePlugin
+
+from quantsr import photos
+from quantsr.photos import FORMATS, Metadata, Photo, PhotoError
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SUFFIXES = [kind.suffixes[0] for kind in FORMATS.values()]
+LAYOUTS = {"gray": (), "gray+alpha": (2,), "rgb": (3,), "rgba": (4,)}
+
+Picture = Callable[..., np.ndarray]
+
+
+def noise(channels: tuple[int, ...], dtype: type, size: tuple[int, int] = (23, 31)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (*size, *channels), dtype)
+
+
+# ---- pixels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lossless_formats_keep_every_sample(tmp_path: Path, layout: str, dtype: type, suffix: str) -> None:
+    pixels = noise(LAYOUTS[layout], dtype)
+    path = tmp_path / f"a{suffix}"
+    photos.write(path, Photo(pixels))
+    if (layout, dtype, suffix) == ("gray+alpha", np.uint16, ".tif"):  # Pillow cannot read that
+        pixels_of = pytest.importorskip("tifffile").imread
+        np.testing.assert_array_equal(pixels_of(path), pixels)
+        return
+    facts = photos.probe(path)
+    assert (facts.width, facts.height) == (31, 23)
+    assert (facts.channels, facts.bits) == (pixels[0, 0].size, 8 * pixels.itemsize)
+    result = photos.read(path).pixels
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, pixels)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_readers_agree_on_16_bits(tmp_path: Path, layout: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = noise(LAYOUTS[layout], np.uint16)
+    photos.write(tmp_path / "a.tif", Photo(pixels))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), pixels)
+    if layout == "gray+alpha":
+        return
+    for order in "<>":
+        for compression in (None, "zlib", "lzw"):
+            extra = {"extrasamples": ["unassalpha"]} if layout == "rgba" else {}
+            kind = "minisblack" if layout == "gray" else "rgb"
+            data = pixels.astype(pixels.dtype.newbyteorder(order))
+            if compression == "lzw" and not _has_imagecodecs():
+                continue
+            tifffile.imwrite(
+                tmp_path / "b.tif", data, photometric=kind, byteorder=order, compression=compression, **extra
+            )
+            np.testing.assert_array_equal(photos.read(tmp_path / "b.tif").pixels, pixels, f"{order}{compression}")
+
+
+def _has_imagecodecs() -> bool:
+    try:
+        import imagecodecs  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("filter_kind", range(5), ids=["none", "sub", "up", "average", "paeth"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_16_bit_png_of_any_filter(tmp_path: Path, layout: str, filter_kind: int) -> None:
+    pixels = noise(LAYOUTS[layout], np.uint16, (5, 7))
+    (tmp_path / "a.png").write_bytes(plain_png(pixels, filter_kind))
+    np.testing.assert_array_equal(photos.read(tmp_path / "a.png").pixels, pixels)
+
+
+def plain_png(pixels: np.ndarray, filter_kind: int, *extra: tuple[bytes, bytes]) -> bytes:
+    """A 16-bit PNG written sample by sample from the specification."""
+    height, width = pixels.shape[:2]
+    channels = pixels[0, 0].size
+    step = 2 * channels
+    raw = pixels.astype(">u2").tobytes()
+    lines, above = [], bytes(width * step)
+    for y in range(height):
+        line = raw[y * width * step : (y + 1) * width * step]
+        lines.append(bytes([filter_kind]) + bytes(_filtered(line, above, step, filter_kind)))
+        above = line
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    chunks = [(b"IHDR", head), *extra, (b"IDAT", zlib.compress(b"".join(lines))), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def _filtered(line: bytes, above: bytes, step: int, kind: int) -> list[int]:
+    result = []
+    for i, value in enumerate(line):
+        a = line[i - step] if i >= step else 0
+        b, c = above[i], above[i - step] if i >= step else 0
+        p = a + b - c
+        paeth = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
+        result.append((value - (0, a, b, (a + b) // 2, paeth)[kind]) % 256)
+    return result
+
+
+def test_a_transparent_16_bit_colour(tmp_path: Path) -> None:
+    pixels = noise((3,), np.uint16, (4, 5))
+    pixels[1, 2] = pixels[3, 3] = (1000, 2000, 3000)
+    pixels[0, 0] = (1000, 2000, 3001)
+    (tmp_path / "a.png").write_bytes(plain_png(pixels, 0, (b"tRNS", struct.pack(">3H", 1000, 2000, 3000))))
+    result = photos.read(tmp_path / "a.png").pixels
+    assert result.shape == (4, 5, 4) and np.argwhere(result[..., 3] == 0).tolist() == [[1, 2], [3, 3]]
+    np.testing.assert_array_equal(result[..., :3], pixels)
+
+
+def test_a_dark_16_bit_picture_stays_dark_and_deep(tmp_path: Path) -> None:
+    pixels = noise((3,), np.uint16) % 256
+    photos.write(tmp_path / "a.png", Photo(pixels))
+    result = photos.read(tmp_path / "a.png").pixels
+    assert result.dtype == np.uint16 and result.max() < 256
+    np.testing.assert_array_equal(result, pixels)
+
+
+def test_16_bits_are_rounded_for_formats_of_8(tmp_path: Path) -> None:
+    pixels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    photos.write(tmp_path / "a.bmp", Photo(pixels))
+    np.testing.assert_array_equal(photos.read(tmp_path / "a.bmp").pixels, np.rint(pixels / 257))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_format_takes_what_it_holds(tmp_path: Path, picture: Picture, layout: str, suffix: str) -> None:
+    pixels = picture(24, 32)
+    pixels = {"gray": pixels[..., 0], "gray+alpha": pixels[..., :2], "rgb": pixels}.get(
+        layout, np.dstack([pixels, pixels[..., 0]])
+    )
+    path, photo = tmp_path / f"a{suffix}", Photo(pixels)
+    kind = photos.format_of(path)
+    assert kind is not None
+    if "alpha" in layout + layout.replace("rgba", "alpha") and not kind.alpha:
+        with pytest.raises(PhotoError, match="holds no transparency; choose --format png"):
+            photos.write(path, photo)
+        pixels[..., -1] = 255  # opaque: nothing is lost
+    photos.write(path, photo, quality=100)
+    result = photos.read(path).pixels
+    if not kind.alpha and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if layout.startswith("gray") and result.ndim > 2 and kind.name in ("WEBP", "AVIF"):  # these hold gray as colour
+        assert kind.name == "WEBP" or layout == "gray+alpha"
+        result = result[..., [0, -1]] if result.shape[-1] == 4 else result[..., 0]
+    assert result.shape == pixels.shape
+    assert np.abs(result.astype(int) - pixels).mean() < 8  # WebP and AVIF halve the colour's resolution
+
+
+def test_palettes_and_one_bit(tmp_path: Path, picture: Picture) -> None:
+    image = Image.fromarray(picture(20, 30))
+    image.quantize(16).save(tmp_path / "p.png")
+    result = photos.read(tmp_path / "p.png").pixels
+    np.testing.assert_array_equal(result, np.array(image.quantize(16).convert("RGB")))
+    image.convert("1").save(tmp_path / "1.png")
+    result = photos.read(tmp_path / "1.png").pixels
+    assert result.shape == (20, 30) and set(np.unique(result)) == {0, 255}
+
+
+def test_a_palette_with_a_transparent_entry(tmp_path: Path, picture: Picture) -> None:
+    Image.fromarray(picture(20, 30)).quantize(4).save(tmp_path / "p.png", transparency=2)
+    result = photos.read(tmp_path / "p.png").pixels
+    assert result.shape == (20, 30, 4) and set(np.unique(result[..., 3])) == {0, 255}
+
+
+def test_cmyk_becomes_srgb_and_its_profile_stays_behind(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    photo = photos.read(tmp_path / "a.jpg")
+    assert photo.pixels.shape == (8, 8, 3) and photo.pixels[4, 4, 0] > 200 and photo.pixels[4, 4, 1:].max() < 50
+    Image.new("CMYK", (8, 8)).save(tmp_path / "b.jpg", icc_profile=b"not a profile")
+    with pytest.raises(PhotoError, match=r"b\.jpg: not a readable image"):
+        photos.read(tmp_path / "b.jpg")
+
+
+def test_white_is_zero_in_a_16_bit_tiff(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 0
+    pixels = noise((), np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo=tags)
+    np.testing.assert_array_equal(photos.read(tmp_path / "a.tif").pixels, 65535 - pixels)
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_other_kinds_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (9, 9)).save(tmp_path / "a.tif")
+    with pytest.raises(PhotoError, match=f"got pixels of mode {mode}, wanted 8- or 16-bit gray or RGB"):
+        photos.read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
+def test_animations_are_refused(tmp_path: Path, picture: Picture, suffix: str) -> None:
+    frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    for look in (photos.read, photos.probe):
+        with pytest.raises(PhotoError, match=f"a.{suffix}: got 3 frames or pages, wanted one image"):
+            look(tmp_path / f"a.{suffix}")
+
+
+def test_a_still_gif_and_a_cameras_mpo(tmp_path: Path, picture: Picture) -> None:
+    first, preview = (Image.fromarray(picture(16, 24, seed)) for seed in (0, 1))
+    first.quantize(8).save(tmp_path / "a.gif")
+    assert photos.read(tmp_path / "a.gif").pixels.shape == (16, 24, 3)
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview], quality=95)
+    assert np.abs(photos.read(tmp_path / "a.jpg").pixels.astype(int) - picture(16, 24, 0)).mean() < 12
+
+
+def test_no_other_decoder_is_tried(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="PPM")
+    with pytest.raises(PhotoError, match="not a readable image"):
+        photos.read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix, side", [("webp", 16384), ("jpg", 65536), ("avif", 65540)])
+def test_a_result_too_long_for_its_format_is_refused_before_the_work(suffix: str, side: int) -> None:
+    photo = Photo(np.zeros((1, side // 4, 3), np.uint8))
+    with pytest.raises(PhotoError, match=f"side of {side} pixels"):
+        photos.check_fits(Path(f"a.{suffix}"), photo, 4)
+    photos.check_fits(Path("a.png"), photo, 4)
+
+
+# ---- what travels beside the pixels
+
+
+def camera_exif(orientation: int = 6) -> bytes:
+    """As cameras write it: date, GPS, sizes, a maker note, a thumbnail behind."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0112], exif[0x0132] = "Maker", "Model", orientation, "2026:01:02 03:04:05"
+    inner = exif.get_ifd(0x8769)
+    inner[0x9003], inner[0xA002], inner[0xA003], inner[0x927C] = "2026:01:02 03:04:05", 30, 20, b"maker note" * 9
+    gps = exif.get_ifd(0x8825)
+    gps[1], gps[2], gps[3], gps[4] = "N", (60.0, 10.0, 5.25), "E", (24.0, 50.0, 1.5)
+    data = bytearray(exif.tobytes()[6:])
+    order = "<" if data[:2] == b"II" else ">"
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    struct.pack_into(order + "I", data, first + 2 + 12 * count, len(data))
+    start = len(data) + 2 + 24 + 4
+    data += struct.pack(order + "H", 2) + struct.pack(order + "HHII", 0x0201, 4, 1, start)
+    data += struct.pack(order + "HHII", 0x0202, 4, 1, 9) + struct.pack(order + "I", 0) + b"THUMBNAIL"
+    return bytes(data)
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" exif:PixelXDimension="30">'
+    b"<exif:PixelYDimension>20</exif:PixelYDimension><xmp:Thumbnails><x>abc</x></xmp:Thumbnails>"
+    b"<dc:title>\xc3\xa4</dc:title></rdf:Description></x:xmpmeta>"
+)
+NEW_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="1" exif:PixelXDimension="40">'
+    b"<exif:PixelYDimension>60</exif:PixelYDimension><dc:title>\xc3\xa4</dc:title></rdf:Description></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize("source", ["jpg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+def test_metadata_travels_between_all_formats(tmp_path: Path, picture: Picture, source: str, suffix: str) -> None:
+    kept = Metadata(camera_exif(1), XMP.replace(b'n="6"', b'n="1"'), SRGB, (300, 300))
+    photos.write(tmp_path / f"a.{source}", Photo(picture(20, 30), kept))
+    photo = photos.read(tmp_path / f"a.{source}")
+    photos.write(tmp_path / f"b.{suffix}", Photo(picture(60, 40), photo.metadata))
+    result = photos.read(tmp_path / f"b.{suffix}").metadata
+    assert result.icc == SRGB
+    assert result.xmp == NEW_XMP
+    exif = Image.Exif()
+    exif.load(result.exif)
+    assert exif[0x010F] == "Maker" and exif[0x0132] == "2026:01:02 03:04:05"
+    inner, gps = exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+    assert inner[0x9003] == "2026:01:02 03:04:05" and inner[0x927C] == b"maker note" * 9
+    assert (inner[0xA002], inner[0xA003]) == (40, 60)
+    assert gps[1] == "N" and tuple(map(float, gps[2])) == (60, 10, 5.25)
+    assert b"THUMBNAIL" not in (tmp_path / f"b.{suffix}").read_bytes()
+    with Image.open(tmp_path / f"b.{suffix}") as image:
+        assert image.getexif().get(0x0112, 1) == 1
+        if not {source, suffix} & {"webp", "avif"}:  # those hold no resolution but EXIF's
+            assert [round(value) for value in image.info["dpi"]] == [300, 300]
+
+
+def test_exif_changes_in_nothing_but_what_must_change(tmp_path: Path, picture: Picture) -> None:
+    """Orientation, two sizes, the link to the thumbnail; every other byte stays."""
+    old = camera_exif(6)
+    for suffix in ("jpg", "png", "webp"):
+        photos.write(tmp_path / f"a.{suffix}", Photo(picture(80, 120), Metadata(exif=old)))
+        new = photos.read(tmp_path / f"a.{suffix}").metadata.exif
+        assert new == old[: len(new)] or sum(a != b for a, b in zip(old, new, strict=False)) <= 5
+        assert len(old) - len(new) == len(b"THUMBNAIL")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :8], upright[:8, 16:] = (255, 0, 0), (0, 255, 0)  # corners that no turn confuses
+    transpose = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]  # Pillow's undoing of each
+    stored = Image.fromarray(upright)
+    if transpose is not None:
+        stored = stored.transpose(Image.Transpose(transpose))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"a.{suffix}", exif=exif, **({"quality": 95} if suffix in ("jpg", "webp") else {}))
+    photo = photos.read(tmp_path / f"a.{suffix}")
+    assert np.abs(photo.pixels.astype(int) - upright).mean() < 6
+    facts = photos.probe(tmp_path / f"a.{suffix}")
+    assert (facts.width, facts.height) == (24, 16)
+    photos.write(tmp_path / f"b.{suffix}", photo)
+    again = photos.read(tmp_path / f"b.{suffix}")
+    assert np.abs(again.pixels.astype(int) - upright).mean() < 8
+
+
+def test_orientation_told_by_xmp_alone(tmp_path: Path, picture: Picture) -> None:
+    Image.fromarray(picture(20, 30)).save(tmp_path / "a.jpg", xmp=XMP)
+    photo = photos.read(tmp_path / "a.jpg")
+    assert photo.pixels.shape == (30, 20, 3)
+    photos.write(tmp_path / "b.jpg", photo)
+    assert photos.read(tmp_path / "b.jpg").pixels.shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_a_gray_profile_travels_with_gray(tmp_path: Path, picture: Picture, suffix: str) -> None:
+    profile = SRGB[:16] + b"GRAY" + SRGB[20:]
+    photo = Photo(picture(9, 9)[..., 0], Metadata(icc=profile))
+    photos.write(tmp_path / f"a.{suffix}", photo)
+    assert photos.read(tmp_path / f"a.{suffix}").metadata.icc == profile
+    with pytest.raises(PhotoError, match="holds no gray profile"):
+        photos.write(tmp_path / "a.webp", photo)
+
+
+def test_too_much_for_jpeg_is_refused_before_the_work() -> None:
+    photo = Photo(np.zeros((4, 4, 3), np.uint8), Metadata(xmp=bytes(70_000)))
+    with pytest.raises(PhotoError, match=r"JPEG holds 64 KiB of EXIF and of XMP, got 700\d\d bytes; use --strip"):
+        photos.check_fits(Path("a.jpg"), photo, 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cut", range(0, 200, 3))
+def test_damaged_exif_does_no_harm(tmp_path: Path, cut: int) -> None:
+    exif = bytearray(camera_exif(6))
+    exif[cut] ^= 0xFF
+    for block in (bytes(exif), bytes(exif[:cut])):
+        with io.BytesIO() as file:
+            Image.new("RGB", (4, 6)).save(file, "JPEG", exif=b"Exif\0\0" + block)
+            (tmp_path / "a.jpg").write_bytes(file.getvalue())
+        photo = photos.read(tmp_path / "a.jpg")
+        photos.write(tmp_path / "b.jpg", photo)
+        assert photos.read(tmp_path / "b.jpg").pixels.shape == photo.pixels.shape  # turned at most once
