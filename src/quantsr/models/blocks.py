@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in EDSR
+
 
 class ResidualBlock(nn.Module):
     """y = gain * x + conv2(relu(conv1(x))), shape (N, C, H, W) throughout; skipped: y = gain * x.
@@ -21,6 +23,13 @@ class ResidualBlock(nn.Module):
 
     def skip(self, x: Tensor) -> Tensor:
         return self.gain * x
+
+
+class Product(nn.Module):
+    """a @ b of two activations, as a module so that it can be swapped: (..., I, K), (..., K, J) -> (..., I, J)."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
 
 def paper_upsampler(channels: int, upscale: int) -> nn.Sequential:
