@@ -26,7 +26,11 @@ class ResidualBlock(nn.Module):
 
 
 class Product(nn.Module):
-    """a @ b of two activations, as a module so that it can be swapped: (..., I, K), (..., K, J) -> (..., I, J)."""
+    """a @ b, a module so that it can be swapped: (N, heads, I, K), (N, heads, K, J) -> (N, heads, I, J)."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b

@@ -35,7 +35,7 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.qkv = nn.Linear(channels, 3 * channels)
         self.position_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.scores, self.mixture = Product(), Product()
+        self.scores, self.mixture = Product(heads), Product(heads)
         self.projection = nn.Linear(channels, channels)
         self.register_buffer("pairs", pair_index(window), persistent=False)
 
