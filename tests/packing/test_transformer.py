@@ -16,6 +16,7 @@ from quantsr.packing.lower import lower
 from quantsr.packing.ops import (
     FieldError,
     GraphError,
+    LimitError,
     Op,
     PackedModel,
     PackedModelError,
@@ -228,18 +229,18 @@ def test_a_file_has_the_version_of_its_ops() -> None:
 
 
 def test_no_pixel_beyond_the_radius_counts() -> None:
-    network = make_network(None, blocks=1, ranking=(0,), window=4)
-    model = packed(network, None, ("full",))
-    radius = receptive_radius(model.programs["full"], model.tensors)
-    assert radius == 2 * 3 + 4  # two windows, four convolutions of 3x3
-    side, middle = 28, 13
-    one = np.random.default_rng(0).random((side, side, 3), dtype=F)
-    two = one.copy()
-    two[middle, middle] += 0.5
-    outputs = [reference.run(model.programs["full"], model.tensors, image) for image in (one, two)]
-    rows, columns, _ = np.nonzero(outputs[0] != outputs[1])
-    reach = max(np.abs(rows // 2 - middle).max(), np.abs(columns // 2 - middle).max())
-    assert radius - 3 <= reach <= radius
+    model = packed(make_network(None, blocks=1, ranking=(0,), window=4), None, ("full",))
+    program = model.programs["full"]
+    radius = receptive_radius(program, model.tensors)
+    assert radius == 4 + 3 + 2  # four convolutions of 3x3; in one window three pixels, from there in a shifted one two
+    one = np.random.default_rng(0).random((28, 28, 3), dtype=F)
+    before, reach = reference.run(program, model.tensors, one), []
+    for middle in range(12, 16):  # all places in a window
+        two = one.copy()
+        two[middle, middle] += 0.5
+        rows, columns, _ = np.nonzero(before != reference.run(program, model.tensors, two))
+        reach.append(max(np.abs(rows // 2 - middle).max(), np.abs(columns // 2 - middle).max()))
+    assert max(reach) == radius
 
 
 def test_work_by_hand() -> None:
@@ -296,7 +297,35 @@ def test_sizes_must_fit() -> None:
         check_program(program, model.tensors, model.info)
 
 
+def test_windows_must_have_a_small_common_multiple() -> None:
+    model = packed(make_network(None, blocks=1, ranking=(0,), layers=1), None, ("full",))
+    ops = list(model.programs["full"].ops)
+    crop = next(op for op in ops if op.kind == "crop")
+    attrs = {"heads": 1, "window": 25, "shift": 0, "scale": 1.0}
+    ops += [
+        Op("pad", ("image",), "again", {"multiple": 25}),
+        Op("window_attention", ("again",), "one", attrs, {"position_bias": "wide"}),
+    ]
+    tensors = model.tensors | {"wide": np.zeros((49**2, 1), F)}
+    with pytest.raises(LimitError, match="common multiple of windows: got 100, wanted at most 32"):
+        check_program(Program(tuple(ops), crop.output), tensors, model.info)
+
+
 def test_quantized_products_are_refused() -> None:
     network = make_network(placement="linears_products")
     with pytest.raises(NotPackable, match=r"^body\.0\.layers\.0\.attention\.scores: got a quantized product"):
         lower(network, name="test", quant=QuantConfig())
+
+
+def test_a_part_with_its_halo_equals_the_whole() -> None:
+    model = packed(make_network(4, blocks=1, ranking=(0,)), depths=("full",))
+    program, window = model.programs["full"], 4
+    halo = -(-receptive_radius(program, model.tensors) // window) * window
+    image = np.random.default_rng(0).random((30, 45, 3), dtype=F)
+    whole = reference.run(program, model.tensors, image)
+    top, left, bottom = 4, 20, 8  # the part is rows 4 .. 7 and all columns from 20
+    start, begin, end = max(top - halo, 0), max(left - halo, 0), min(bottom + halo, 30)
+    part = reference.run(program, model.tensors, np.ascontiguousarray(image[start:end, begin:]))
+    np.testing.assert_array_equal(
+        part[2 * (top - start) : 2 * (bottom - start), 2 * (left - begin) :], whole[2 * top : 2 * bottom, 2 * left :]
+    )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quantsr.models import ALIKE
 from quantsr.models.swinir import SwinIR
 from quantsr.quant import (
     QUANTIZERS,
@@ -171,3 +172,19 @@ def test_every_quantizer_calibrates() -> None:
     network = quantized(placement="linears_products")
     found = [m for m in network.modules() if isinstance(m, Quantizer) and not isinstance(m, Raw)]
     assert len(found) == 4 * (4 * 2 + 2 * 2) and all(quantizer.calibrated for quantizer in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", [None, *PLACEMENTS])
+def test_compiled_layers_train_as_eager_ones(placement: str | None) -> None:
+    torch.compiler.reset()
+    eager = quantized(placement=placement) if placement else tiny()
+    compiled = copy.deepcopy(eager)
+    for module in compiled.modules():
+        if isinstance(module, ALIKE):
+            module.compile(backend="aot_eager")
+    x = torch.rand(2, 3, 8, 12)
+    for network in (eager, compiled):
+        network(x).square().mean().backward()
+    for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)

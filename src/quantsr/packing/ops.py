@@ -420,6 +420,8 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
             zero = step.op.attrs["zero"]
             if zeros.setdefault(step.op.inputs[0], zero) != zero:
                 raise GraphError.of(f"{_where(step.op)} zero", zero, "the one of the other readers of its codes")
+    if period(program) > MAX_WINDOW:
+        raise LimitError.of("common multiple of windows", period(program), f"at most {MAX_WINDOW}")
     for name in dict.fromkeys(name for op in program.ops for name in op.tensors.values()):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])
@@ -447,21 +449,40 @@ def trace(program: Program, tensors: Mapping[str, np.ndarray]) -> Iterator[Step]
 
 
 def receptive_radius(program: Program, tensors: Mapping[str, np.ndarray]) -> int:
-    """How many input pixels beyond its own an output pixel can see, in each direction; with windows, at most.
+    """How many input pixels beyond its own an output pixel can see, in each direction.
 
     The pixels of the output that belong to input pixel (y, x) depend only on input pixels at most this far away. Kernel
     radii count in units of their own resolution; ceil(ceil(a/m)/n) = ceil(a/(m*n)) makes one rounding at the end exact.
+    How far a pixel sees in a window depends on its place there, so places are followed along each axis, both ways.
     """
-    radius = {IMAGE: Fraction(0)}
-    for step in trace(program, tensors):
-        pixels = step.dims.get("K", 1) // 2
-        if "E" in step.dims:
-            pixels = max(pixels, 1)  # a pixel's class depends on whether it has neighbours
-        if step.op.kind == "window_attention":
-            pixels = int(step.op.attrs["window"]) - 1
-        own = Fraction(pixels, step.inputs[0].factor)
-        radius[step.op.output] = own + max(radius[name] for name in step.op.inputs)
-    return math.ceil(radius[program.output])
+    steps, places = list(trace(program, tensors)), range(period(program))
+    farthest = Fraction(0)
+    for way in (1, -1):
+        reach = {IMAGE: [Fraction(0) for _ in places]}  # of each value, by place modulo the period
+        for step in steps:
+            before = [max(reach[name][place] for name in step.op.inputs) for place in places]
+            reach[step.op.output] = [_reach(step, place, way, before) for place in places]
+        farthest = max(farthest, *reach[program.output])
+    return math.ceil(farthest)
+
+
+def _reach(step: Step, place: int, way: int, before: list[Fraction]) -> Fraction:
+    """How far a pixel at a place sees one way, if the pixels that the op reads see as far as `before` says."""
+    if step.op.kind == "window_attention":
+        window = int(step.op.attrs["window"])
+        first = place - (place - int(step.op.attrs["shift"])) % window
+        return max(way * (read - place) + before[read % len(before)] for read in range(first, first + window))
+    pixels = step.dims.get("K", 1) // 2
+    if "E" in step.dims:
+        pixels = max(pixels, 1)  # a pixel's class depends on whether it has neighbours
+    radius = Fraction(pixels, step.inputs[0].factor)
+    whole = math.ceil(radius)
+    return max(min(radius, Fraction(d)) + before[(place + way * d) % len(before)] for d in range(-whole, whole + 1))
+
+
+def period(program: Program) -> int:
+    """How many pixels apart a program treats places of the image alike: the least common multiple of its windows."""
+    return math.lcm(*(int(op.attrs["window"]) for op in program.ops if op.kind == "window_attention"))
 
 
 def format_version(programs: Mapping[str, Program]) -> int:
