@@ -152,5 +152,34 @@ def test_there_are_recipes() -> None:
 
 
 def test_an_unknown_backbone_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.backbone: got 'vgg', wanted one of edsr"):
+    with pytest.raises(ConfigError, match=r"model\.backbone: got 'vgg', wanted one of edsr, swinir"):
         checkpoint.build(configs.ModelConfig(backbone="vgg"))
+
+
+@pytest.mark.parametrize(
+    "settings,name",
+    [({"heads": 3}, "heads"), ({"backbone": "swinir", "channels": 60, "upsampler": "paper"}, "upsampler")],
+    ids=["edsr", "swinir"],
+)
+def test_a_setting_of_another_backbone_is_refused(settings: dict[str, Any], name: str) -> None:
+    backbone = settings.get("backbone", "edsr")
+    with pytest.raises(ConfigError, match=rf"model\.{name}: got .*, wanted .*, the default: backbone '{backbone}' has"):
+        checkpoint.build(configs.ModelConfig(**settings))
+
+
+def test_a_backbone_gets_its_own_settings() -> None:
+    settings: dict[str, Any] = {"channels": 12, "blocks": 3, "layers": 1, "heads": 2, "window": 4, "mlp_ratio": 3}
+    network = checkpoint.build(configs.ModelConfig(backbone="swinir", **settings))
+    assert len(network.body) == 3 and len(network.body[0].layers) == 1 and network.window == 4
+    assert network.body[0].layers[0].expand.out_features == 36
+    with pytest.raises(ValueError, match=r"got 6 heads of 64 channels, .* wanted .* a multiple of heads as channels"):
+        checkpoint.build(configs.ModelConfig(backbone="swinir"))
+
+
+@pytest.mark.parametrize("backbone,placement", [("edsr", "body"), ("swinir", "linears")])
+def test_a_backbone_has_its_placement(backbone: str, placement: str) -> None:
+    config = configs.from_dict({"model": {"backbone": backbone}, "quant": {}})
+    assert config.quant == QuantConfig(placement=placement)
+    assert configs.from_dict(config.to_dict()) == config
+    named = configs.from_dict({"model": {"backbone": backbone}, "quant": {"placement": "other"}})
+    assert named.quant is not None and named.quant.placement == "other"

@@ -22,6 +22,7 @@ NEVER = {
     "files.py": ["torch"],
     "metrics.py": ["torch"],
     "reference.py": ["torch"],
+    "exact.py": ["torch"],
     "engine.py": ["torch"],
     "models": ["quantsr.quant", "quantsr.packing", "quantsr.train"],
     "quant": ["quantsr.models", "quantsr.data", "quantsr.packing"],

@@ -25,6 +25,7 @@ from quantsr.checkpoint import Checkpoint, CheckpointError
 from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import Photo
 from quantsr.models.edsr import EDSR
+from quantsr.models.swinir import SwinIR
 from quantsr.quant import quantized_layers
 from quantsr.teachers import load_teacher
 from quantsr.train import Trainer
@@ -35,6 +36,10 @@ FLOAT: dict[str, dict[str, Any]] = {}
 W2A2: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 2, "act_bits": 2}}
 W4A4: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 4, "act_bits": 4}}
 DQA = W4A4 | {"model": {"blocks": 4}, "run": {"depths": ["full", "half", "quarter"]}}
+SWIN: dict[str, dict[str, Any]] = {
+    "model": {"backbone": "swinir", "channels": 8, "blocks": 2, "layers": 2, "heads": 2, "window": 4}
+}
+SWIN_DQA = SWIN | {"quant": {}, "run": {"depths": ["full", "half"]}}
 KINDS = pytest.mark.parametrize("kind", [FLOAT, W2A2, DQA], ids=["float", "W2A2", "three depths"])
 
 
@@ -100,7 +105,7 @@ def run_until(config: TrainConfig, step: int, *, resume: bool = False) -> None:
 # ---- learning
 
 
-@pytest.mark.parametrize("kind", [FLOAT, W4A4, W2A2], ids=["float", "W4A4", "W2A2"])
+@pytest.mark.parametrize("kind", [FLOAT, W4A4, W2A2, SWIN | W4A4], ids=["float", "W4A4", "W2A2", "SwinIR W4A4"])
 def test_the_loss_falls(make: Make, kind: dict[str, dict[str, Any]]) -> None:
     config = make(kind, {"optim": {"steps": 60}, "run": {"log_every": 10, "validate_every": 60}})
     trainer = train.run(config)
@@ -289,6 +294,17 @@ def test_a_resumed_run_ends_bit_equal(make: Make, kind: dict[str, dict[str, Any]
     trainer = train.run(broken, resume=True)
     assert trainer.step == 12
     assert_same_end(whole, broken)
+
+
+def test_a_resumed_transformer_ends_bit_equal(make: Make) -> None:
+    whole, broken = (make(SWIN_DQA, folder=name) for name in ("whole", "broken"))
+    train.run(whole)
+    run_until(broken, 8)
+    train.run(broken, resume=True)
+    assert_same_end(whole, broken)
+    network, found = checkpoints.load_network(folder_of(whole) / "weights.safetensors")
+    assert type(network) is SwinIR and len(quantized_layers(network)) == 16
+    assert found.config.quant is not None and found.config.quant.placement == "linears"
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ Metadata: `config` and `state` as JSON. A file of weights alone (what a run expo
 """
 
 import dataclasses
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -69,11 +70,21 @@ def saved_steps(folder: Path) -> list[Path]:
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """A fresh float network."""
+    """A fresh float network. Raises ConfigError for an unknown backbone, or a setting that it does not have."""
     if config.backbone not in MODELS:
         raise configs.ConfigError(f"model.backbone: got {config.backbone!r}, wanted one of {', '.join(MODELS)}")
-    settings = dataclasses.asdict(config)
-    return MODELS[settings.pop("backbone")](**settings)
+    backbone = MODELS[config.backbone]
+    known, settings = inspect.signature(backbone).parameters, {}
+    for field in dataclasses.fields(config)[1:]:
+        value = getattr(config, field.name)
+        if field.name in known:
+            settings[field.name] = value
+        elif value != field.default:
+            raise configs.ConfigError(
+                f"model.{field.name}: got {value!r}, wanted {field.default!r}, the default: backbone "
+                f"{config.backbone!r} has no such setting"
+            )
+    return backbone(**settings)
 
 
 def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:

@@ -21,15 +21,19 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The float backbone."""
+    """The float backbone. A setting that the backbone does not have must stay at its default."""
 
     backbone: str = "edsr"  # a key of MODELS
     upscale: int = 4  # 2, 3 or 4
     channels: int = 64  # width of the body
-    blocks: int = 16  # residual blocks at full depth
+    blocks: int = 16  # residual blocks at full depth; groups of Swin layers in "swinir"
     upsampler: str = "direct"  # "direct" or "paper"
     half: int = 0  # blocks kept at half depth, such as 17 of 32; 0: exactly half of them
     quarter: int = 0  # blocks kept at quarter depth, such as 9 of 32; 0: exactly a quarter of them
+    layers: int = 6  # swinir: Swin layers of a group
+    heads: int = 6  # swinir: attention heads, which share the channels
+    window: int = 8  # swinir: pixels on a side of an attention window
+    mlp_ratio: int = 2  # swinir: width inside a layer's two linear layers, relative to channels
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class RunConfig:
     tensorboard: bool = False  # also write TensorBoard events (extra `log`)
 
 
-_SMALLEST = (
+_SMALLEST = (  # value, section, fields
     (1, "optim", "steps"),
     (0, "optim", "warmup"),
     (1, "data", "patch batch"),
@@ -107,7 +111,8 @@ _SMALLEST = (
     (0, "optim", "quantizer_rate shift_rate"),
     (0, "teacher", "feature_weight"),
 )
-RANKINGS = ("small-gain", "large-gain", "sensitivity")  # value, section, fields
+PLACEMENT_OF = {"swinir": "linears"}  # what is quantized unless [quant] says otherwise; "body" for the rest
+RANKINGS = ("small-gain", "large-gain", "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,15 @@ class TrainConfig:
 
 
 def from_dict(tables: dict[str, Any]) -> TrainConfig:
-    """A TrainConfig from plain tables. Raises ConfigError for an unknown key, a wrong type or a bad value."""
+    """A TrainConfig from plain tables. Raises ConfigError for an unknown key, a wrong type or a bad value.
+
+    A [quant] without `placement` gets that of the backbone, see PLACEMENT_OF.
+    """
     config: TrainConfig = _build(TrainConfig, tables, "")
-    return config
+    placement = PLACEMENT_OF.get(config.model.backbone)
+    if config.quant is None or placement is None or "placement" in tables["quant"]:
+        return config
+    return dataclasses.replace(config, quant=dataclasses.replace(config.quant, placement=placement))
 
 
 def _build(kind: Any, table: Any, where: str) -> Any:

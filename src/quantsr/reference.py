@@ -1,16 +1,19 @@
 """What every op means: a slow, exact, short numpy interpreter. Every other execution is compared with this one.
 
-Float rule: each `*` and `+` is a float32 operation of its own, rounded half to even, never fused. Two sums of many
-terms are exceptions: `qconv2d` sums integers and is exact, and `conv2d` starts from the bias and takes one fused
-multiply-add in float32 per kernel row, kernel column and input channel, in this order; padding takes part as zeros.
-Comparisons treat NaN as the least value: `relu` and `quantize` turn it into 0. The sign of a zero means nothing.
+Float rule: each `*`, `+`, `/` and square root is a float32 operation of its own, rounded half to even, never fused.
+Exceptions are `fma` where it is written, and two sums of many terms: `qconv2d` sums integers and is exact, and `conv2d`
+starts from the bias and takes one fused multiply-add in float32 per kernel row, kernel column and input channel, in
+this order; padding takes part as zeros. Comparisons treat NaN as the least value: `relu` and `quantize` turn it into 0.
+The sign of a zero means nothing. docs/numerics.md tells each order of operations in words.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from quantsr.exact import dot, erf, exp, fma, fused_multiply_add
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program, weight_codes
 
 Tensors = Mapping[str, np.ndarray]
@@ -125,6 +128,75 @@ def _pixel_shuffle(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 3, 1, 4, 2).reshape(h * r, w * r, c // (r * r))
 
 
+def _pad(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        size, period = x.shape[axis], max(2 * (x.shape[axis] - 1), 1)
+        at = np.arange(size + -size % int(op.attrs["multiple"])) % period
+        x = x.take(np.minimum(at, period - at), axis)
+    return x
+
+
+def _crop(op: Op, tensors: Tensors, x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    factor = int(op.attrs["factor"])
+    return x[: like.shape[0] * factor, : like.shape[1] * factor]
+
+
+def _layer_norm(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    count = np.float32(x.shape[2])
+    d = x - (dot(x, np.ones_like(x)) / count)[..., None]
+    r = np.float32(1) / np.sqrt(dot(d, d) / count + np.float32(op.attrs["epsilon"]))
+    return d * r[..., None] * tensors["scale"] + tensors["offset"]
+
+
+def _gelu(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    half = x * np.float32(0.5)
+    return fma(half, erf(x * np.float32(math.sqrt(0.5))), half)
+
+
+def _window_attention(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    window, shift, heads = (int(op.attrs[name]) for name in ("window", "shift", "heads"))
+    (h, w, _), depth = x.shape, x.shape[2] // (3 * heads)
+    x = _windows(np.roll(x, (-shift, -shift), (0, 1)), window)  # (windows, T, 3C)
+    q, k, v = x.reshape(*x.shape[:2], 3, heads, depth).transpose(2, 0, 3, 1, 4)  # (windows, heads, T, D)
+    dots = np.zeros((*q.shape[:3], q.shape[2]), np.float32)  # (windows, heads, T, T)
+    for i in range(depth):
+        dots = fma(q[..., :, None, i], k[..., None, :, i], dots)
+    bias = tensors["position_bias"][_pairs(window)].transpose(2, 0, 1)  # (heads, T, T)
+    weights = _weights(dots * np.float32(op.attrs["scale"]) + bias, _seen(h, w, window, shift))
+    total, mixed = np.zeros((*q.shape[:3], 1), np.float32), np.zeros(q.shape, np.float32)
+    for j in range(q.shape[2]):
+        total = total + weights[..., j, None]
+        mixed = fma(weights[..., j, None], v[..., None, j, :], mixed)
+    mixed = mixed * (np.float32(1) / total)  # (windows, heads, T, D)
+    mixed = mixed.transpose(0, 2, 1, 3).reshape(h // window, w // window, window, window, heads * depth)
+    return np.roll(mixed.swapaxes(1, 2).reshape(h, w, -1), (shift, shift), (0, 1))
+
+
+def _weights(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """e^(logit - largest) of what a pixel sees, 0 of the rest: (windows, heads, T, T), (windows, T, T)."""
+    logits = np.where(seen[:, None] & (logits == logits), logits, np.float32(-np.inf))
+    return exp(logits - logits.max(-1, keepdims=True))
+
+
+def _windows(x: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, C) -> (windows, side * side, C), row by row."""
+    h, w, c = x.shape
+    return x.reshape(h // side, side, w // side, side, c).swapaxes(1, 2).reshape(-1, side * side, c)
+
+
+def _pairs(side: int) -> np.ndarray:
+    """Row of the position biases for each pair of pixels of a window: (T, T)."""
+    y, x = np.divmod(np.arange(side * side), side)
+    return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
+
+
+def _seen(height: int, width: int, side: int, shift: int) -> np.ndarray:
+    """Which pairs of pixels of a window lie on the same side of the image's border: (windows, T, T)."""
+    beyond = [np.arange(size) >= size - shift for size in (height, width)]
+    part = _windows((2 * beyond[0][:, None] + beyond[1])[..., None], side)[..., 0]  # (windows, T)
+    return part[:, :, None] == part[:, None, :]
+
+
 STEPS: dict[str, Callable[..., np.ndarray]] = {
     "affine": _affine,
     "conv2d": _conv2d,
@@ -135,6 +207,11 @@ STEPS: dict[str, Callable[..., np.ndarray]] = {
     "relu": _relu,
     "residual": _residual,
     "pixel_shuffle": _pixel_shuffle,
+    "pad": _pad,
+    "crop": _crop,
+    "layer_norm": _layer_norm,
+    "gelu": _gelu,
+    "window_attention": _window_attention,
 }
 
 
@@ -173,28 +250,6 @@ def _fused_sums(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarr
     for ky, kx, i in np.ndindex(k, k, inputs):
         acc = fused_multiply_add(x[ky : ky + h, kx : kx + w, i, None], weight[:, ky, kx, i], acc)
     return acc
-
-
-def fused_multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a*b + c, rounded to float32 once. a and b hold float32 values as float64, c is float32.
-
-    The product is exact in float64 and the sum is rounded, so rounding it again may go wrong; but only if the first
-    rounding ends halfway between two float32 numbers. Such a sum, whose last 28 bits are 0, is moved one place to the
-    side where the exact one lies. That is rounding to odd: Boldo and Melquiond, Emulation of FMA and Correctly Rounded
-    Sums: Proved Algorithms Using Rounding to Odd, IEEE Transactions on Computers 57(4), 2008.
-    """
-    product = a * b
-    total = product + c
-    halfway = (total.view(np.int64) & (2**28 - 1)) == 0
-    total[halfway] = _towards_exact(product[halfway], c[halfway].astype(np.float64), total[halfway])
-    return total.astype(np.float32)
-
-
-def _towards_exact(a: np.ndarray, b: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """total = a + b, rounded; where that is not exact, its neighbour on the other side of a + b."""
-    part = total - a
-    error = (a - (total - part)) + (b - part)  # exact: TwoSum of Knuth; NaN where the sum is not finite
-    return np.where(np.abs(error) > 0, np.nextafter(total, np.copysign(np.inf, error)), total)
 
 
 def _padded(x: np.ndarray, kernel: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from quantsr.config import OptimConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
 from quantsr.distributed import Workers
 from quantsr.losses import Objective
-from quantsr.models.blocks import ResidualBlock
+from quantsr.models import ALIKE
 from quantsr.models.depth import rank_by
 from quantsr.progress import RunLog, Silent
 from quantsr.quant import (
@@ -78,9 +78,9 @@ class Trainer:
         teacher = load_teacher(config, self.device) if config.teacher.weights else None
         self.loss = Objective(config, self.network, teacher)
         if run.compile:
-            for block in self.network.modules():
-                if isinstance(block, ResidualBlock):
-                    block.compile()  # one block, so that equal blocks share one compilation
+            for module in self.network.modules():
+                if isinstance(module, ALIKE):
+                    module.compile()
 
     def train(self, minutes: float | None = None) -> None:
         """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end."""

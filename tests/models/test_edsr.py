@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantsr.models import MODELS
 from quantsr.models.blocks import ResidualBlock
 from quantsr.models.edsr import EDSR
 
@@ -38,9 +37,8 @@ def test_the_network_is_edsr_baseline_with_gains(upscale: int) -> None:
 @pytest.mark.parametrize("size", [(7, 5), (1, 1), (8, 12)], ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("upsampler", ["direct", "paper"])
 @pytest.mark.parametrize("upscale", [2, 3, 4])
-@pytest.mark.parametrize("backbone", MODELS)
-def test_any_size_goes_in(backbone: str, upscale: int, upsampler: str, size: tuple[int, int]) -> None:
-    network = MODELS[backbone](upscale=upscale, channels=8, blocks=2, upsampler=upsampler)
+def test_any_size_goes_in(upscale: int, upsampler: str, size: tuple[int, int]) -> None:
+    network = EDSR(upscale=upscale, channels=8, blocks=2, upsampler=upsampler)
     assert network(torch.rand(2, 3, *size)).shape == (2, 3, size[0] * upscale, size[1] * upscale)
 
 

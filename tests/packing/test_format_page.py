@@ -57,6 +57,7 @@ def test_info_and_error_tables():
         ("channels of a convolution's output", ops.MAX_CHANNELS),
         ("blocks", ops.MAX_BLOCKS),
         ("resolution factor of any value", max(ops.UPSCALES)),
+        ("least common multiple of the windows of a program", ops.MAX_WINDOW),
     ],
 )
 def test_limits(what, most):

@@ -59,7 +59,7 @@ def test_daq_places_as_body_does() -> None:
 
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_a_placement_is_told_in_words(name: str) -> None:
-    assert "both convolutions" in describe_placement(name) and "\n" not in describe_placement(name)
+    assert "weights" in describe_placement(name) and "\n" not in describe_placement(name)
 
 
 def test_an_unknown_placement_is_not_described() -> None:
@@ -178,7 +178,8 @@ def test_quantizing_twice_is_refused(network: EDSR) -> None:
     ids=str,
 )
 def test_convolutions_that_cannot_be_run_are_refused(settings: dict[str, object]) -> None:
-    model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, **settings))})  # type: ignore[arg-type]
+    block = nn.ModuleDict({"conv1": nn.Conv2d(4, 4, 3, padding=1, **settings)})  # type: ignore[arg-type]
+    model = nn.ModuleDict({"body": nn.Sequential(block)})
     with pytest.raises(ValueError, match=r"got Conv2d\(.*, wanted a dense"):
         quantize(model, QuantConfig())
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -88,10 +89,13 @@ def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[floa
     network(torch.from_numpy(images.to_float(photo)).permute(2, 0, 1)[None])
     use: dict[str, dict[str, list[float]]] = {}
     for name, layer in layers.items():
-        sources = {"weights": (layer.weight_quantizer, layer.weight), "inputs": (layer.act_quantizer, inputs[name])}
-        for what, (quantizer, values) in sources.items():
+        sources = {
+            "weights": partial(layer.weight_quantizer.codes, layer.weight),
+            "inputs": partial(layer.input_codes, inputs[name]),
+        }
+        for what, source in sources.items():
             try:
-                codes, params = quantizer.codes(values)
+                codes, params = source()
             except NotPackable:
                 continue
             share = torch.bincount((codes.flatten().int() - params.qmin), minlength=2**params.bits) / codes.numel()

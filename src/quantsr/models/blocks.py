@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in EDSR
+
 
 class ResidualBlock(nn.Module):
     """y = gain * x + conv2(relu(conv1(x))), shape (N, C, H, W) throughout; skipped: y = gain * x.
@@ -21,6 +23,17 @@ class ResidualBlock(nn.Module):
 
     def skip(self, x: Tensor) -> Tensor:
         return self.gain * x
+
+
+class Product(nn.Module):
+    """a @ b, a module so that it can be swapped: (N, heads, I, K), (N, heads, K, J) -> (N, heads, I, J)."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
 
 def paper_upsampler(channels: int, upscale: int) -> nn.Sequential:

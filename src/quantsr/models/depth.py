@@ -6,6 +6,8 @@ shortcut gain: where the gain is large the identity matters more than the body, 
 
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor, nn
+
 FRACTIONS = {"full": 1, "half": 2, "quarter": 4}
 
 Depth = str | int | Sequence[int]
@@ -36,3 +38,35 @@ def kept_blocks(depth: Depth, ranking: Sequence[int], counts: Mapping[str, int] 
     if not kept or len(kept) != len(depth) or not all(0 <= block < total for block in kept):
         raise ValueError(f"got blocks {list(depth)}, wanted distinct indices in 0..{total - 1}")
     return kept
+
+
+class DepthDynamic(nn.Module):
+    """What backbones share: `body`, blocks that `forward` runs or `skip`s, a ranking of them, and counts per depth."""
+
+    body: nn.ModuleList
+    ranking: tuple[int, ...]
+    depth_counts: dict[str, int]
+
+    def set_body(self, body: nn.ModuleList, half: int, quarter: int, ranking: Sequence[int] | None) -> None:
+        """Arguments as those of the backbones. Raises ValueError for counts above the number of blocks."""
+        if not all(0 <= count <= len(body) for count in (half, quarter)):
+            raise ValueError(f"got {half} blocks at half and {quarter} at quarter depth, wanted 0 to {len(body)}")
+        self.body, self.depth_counts = body, {"half": half, "quarter": quarter}
+        self.set_ranking(range(len(body)) if ranking is None else ranking)
+
+    def set_ranking(self, ranking: Sequence[int]) -> None:
+        """Sets the order in which blocks are kept. Raises ValueError unless it is a permutation of all blocks."""
+        if sorted(ranking) != list(range(len(self.body))):
+            raise ValueError(f"got ranking {list(ranking)}, wanted each of 0..{len(self.body) - 1} once")
+        self.ranking = tuple(int(block) for block in ranking)
+
+    def kept(self, depth: Depth) -> tuple[int, ...]:
+        """The blocks that run at a depth, ascending; see `kept_blocks`."""
+        return kept_blocks(depth, self.ranking, self.depth_counts)
+
+    def run_body(self, features: Tensor, depth: Depth) -> Tensor:
+        """Features (N, C, H, W) through the blocks kept at a depth."""
+        kept = self.kept(depth)
+        for index, block in enumerate(self.body):
+            features = block(features) if index in kept else block.skip(features)
+        return features

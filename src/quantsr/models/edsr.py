@@ -10,13 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from quantsr.models.blocks import UPSAMPLERS, ResidualBlock
-from quantsr.models.depth import Depth, kept_blocks
-
-RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in EDSR
+from quantsr.models.blocks import RGB_MEAN, UPSAMPLERS, ResidualBlock
+from quantsr.models.depth import Depth, DepthDynamic
 
 
-class EDSR(nn.Module):
+class EDSR(DepthDynamic):
     """LR image -> SR image, any size: (N, 3, H, W) -> (N, 3, H*upscale, W*upscale), RGB in [0, 1], not clamped.
 
     upscale: 2, 3 or 4. channels: width. blocks: residual blocks at full depth.
@@ -41,26 +39,12 @@ class EDSR(nn.Module):
             raise ValueError(f"got upscale {upscale}, wanted 2, 3 or 4")
         if upsampler not in UPSAMPLERS:
             raise ValueError(f"got upsampler {upsampler!r}, wanted one of {', '.join(UPSAMPLERS)}")
-        if not all(0 <= count <= blocks for count in (half, quarter)):
-            raise ValueError(f"got {half} blocks at half and {quarter} at quarter depth, wanted 0 to {blocks}")
         self.upscale, self.channels, self.upsampler_kind = upscale, channels, upsampler
-        self.depth_counts = {"half": half, "quarter": quarter}
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Conv2d(3, channels, 3, padding=1)
-        self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
+        self.set_body(nn.ModuleList(ResidualBlock(channels) for _ in range(blocks)), half, quarter, ranking)
         self.after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsampler = UPSAMPLERS[upsampler](channels, upscale)
-        self.set_ranking(range(blocks) if ranking is None else ranking)
-
-    def set_ranking(self, ranking: Sequence[int]) -> None:
-        """Sets the order in which blocks are kept. Raises ValueError unless it is a permutation of all blocks."""
-        if sorted(ranking) != list(range(len(self.body))):
-            raise ValueError(f"got ranking {list(ranking)}, wanted each of 0..{len(self.body) - 1} once")
-        self.ranking = tuple(int(block) for block in ranking)
-
-    def kept(self, depth: Depth) -> tuple[int, ...]:
-        """The blocks that run at a depth, ascending; see `models.depth.kept_blocks`."""
-        return kept_blocks(depth, self.ranking, self.depth_counts)
 
     @property
     def trunk(self) -> nn.Module:
@@ -69,10 +53,6 @@ class EDSR(nn.Module):
 
     def forward(self, x: Tensor, depth: Depth = "full") -> Tensor:
         """depth: "full", "half", "quarter", a count of blocks, or block indices; see `models.depth`."""
-        kept = self.kept(depth)
         head = self.head(x - self.mean)  # (N, C, H, W)
-        features = head
-        for index, block in enumerate(self.body):
-            features = block(features) if index in kept else block.skip(features)
-        features = self.after_body(features) + head
+        features = self.after_body(self.run_body(head, depth)) + head
         return self.upsampler(features) + self.mean  # (N, 3, H*s, W*s)

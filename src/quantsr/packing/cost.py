@@ -1,10 +1,12 @@
 """What a packed network costs: values, bytes, multiply-adds, bit operations. One written definition for every table.
 
 All counts of work are for one low-resolution input, 320x180 unless told otherwise, at every upscale, and cover the
-convolutions alone, taps on the padding included; affine, quantize, relu and residual (a few operations per value) are
-not counted. For a convolution K x K from I to O channels on an h x w value:
+convolutions and the products of attention, taps on the padding included; other ops (a few operations per value) are
+not counted, nor what `pad` adds to the picture. For a convolution K x K from I to O channels on an h x w value, with
+K = 1 for a linear layer, and for attention over C channels in windows of T pixels:
 
     weights  K*K*I*O            MACs    h*w*K*K*I*O          BitOPs  MACs * weight_bits * act_bits, float: 32 * 32
+             0                          h*w*2*T*C            float
 
 `weights` leaves out biases, and steps, shifts and gains; those are counted beside it, in `biases` and `scalars`.
 
@@ -33,7 +35,7 @@ WIDTH, HEIGHT = 320, 180
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution."""
+    """One convolution, or the products of one attention."""
 
     name: str
     weights: int
@@ -91,7 +93,7 @@ class Cost:
 def cost(program: Program, tensors: Mapping[str, np.ndarray], width: int = WIDTH, height: int = HEIGHT) -> Cost:
     """Cost of a program for a low-resolution input of width x height pixels. Raises what `trace` raises."""
     steps = list(trace(program, tensors))
-    layers = tuple(_layer(step, width * height) for step in steps if "K" in step.dims)
+    layers = tuple(layer for step in steps if (layer := _layer(step, width * height)) is not None)
     return Cost(layers, sum(_scalars(step.op, tensors) for step in steps))
 
 
@@ -105,8 +107,13 @@ def parts(model: PackedModel) -> dict[str, int]:
     return {"header": len(dumps(model)) - sizes.total(), **sizes}
 
 
-def _layer(step: Step, pixels: int) -> Layer:
+def _layer(step: Step, pixels: int) -> Layer | None:
     d = step.dims
+    if step.op.kind == "window_attention":
+        macs = pixels * 2 * int(step.op.attrs["window"]) ** 2 * step.output.channels
+        return Layer(step.op.output, 0, 0, FLOAT_BITS, FLOAT_BITS, macs)
+    if "K" not in d:
+        return None
     kernel, copies = d["K"] ** 2 * d["C"] * d["O"], d.get("E", 1)
     macs = kernel * pixels * step.inputs[0].factor ** 2
     widths = {key: int(step.op.attrs.get(key, FLOAT_BITS)) for key in ("weight_bits", "act_bits")}

@@ -31,16 +31,17 @@ from quantsr.packing.ops import (
     Program,
     TensorError,
     check_model,
+    format_version,
 )
 
 FORMAT = "quantsr"
-VERSION = "1"
+VERSIONS = ("1", "2")  # of equal length; a file has the first one that knows its kinds of op
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20  # parsed JSON takes up to 40 times its text; 32 blocks at three depths are 85 kB
 
 _MAGIC = f'{{"__metadata__":{{"format":"{FORMAT}","version":"'.encode()  # from byte 8
-_BEFORE_SHA = _MAGIC + f'{VERSION}","sha256":"'.encode()
-_SHA = slice(8 + len(_BEFORE_SHA), 8 + len(_BEFORE_SHA) + 64)
+_BEFORE_SHA = tuple(_MAGIC + f'{version}","sha256":"'.encode() for version in VERSIONS)
+_SHA = slice(8 + len(_BEFORE_SHA[0]), 8 + len(_BEFORE_SHA[0]) + 64)
 _METADATA = ("format", "version", "sha256", "info", "programs")
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 _NAMES = {np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8"}
@@ -94,7 +95,7 @@ def dumps(model: PackedModel) -> bytes:
     header: dict[str, Any] = {
         "__metadata__": {
             "format": FORMAT,
-            "version": VERSION,
+            "version": str(format_version(model.programs)),
             "sha256": "0" * 64,
             "info": _to_json(model.info),
             "programs": _to_json({depth: _program_fields(program) for depth, program in model.programs.items()}),
@@ -127,6 +128,8 @@ def loads(data: bytes) -> PackedModel:
     programs = _typed("programs", _from_json("programs", metadata["programs"]), dict)
     model = PackedModel(info, {depth: _program(depth, fields) for depth, fields in programs.items()}, _tensors(data))
     check_model(model)
+    if metadata["version"] != str(format_version(model.programs)):
+        raise FieldError.of("version", metadata["version"], f"'{format_version(model.programs)}', that of its ops")
     return model
 
 
@@ -138,8 +141,8 @@ def _header(data: bytes) -> dict[str, Any]:
         raise NotAModelError.of("bytes from 8", magic, f"{_MAGIC!r}")
     if len(data) < _SHA.stop:
         raise TruncatedError.of("file size", len(data), f"at least {_SHA.stop} bytes")
-    if data[8 : _SHA.start] != _BEFORE_SHA:
-        raise VersionError.of("format version", data[8 + len(_MAGIC) : _SHA.start], f"{VERSION!r}")
+    if data[8 : _SHA.start] not in _BEFORE_SHA:
+        raise VersionError.of("format version", data[8 + len(_MAGIC) : _SHA.start], " or ".join(VERSIONS))
     size = int.from_bytes(data[:8], "little")
     _limit("header bytes", size, MAX_HEADER_BYTES)
     if 8 + size > len(data):

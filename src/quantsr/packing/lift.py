@@ -1,46 +1,71 @@
-"""Ops -> model: a packed QuantSR-C as a PyTorch network again, for training on, for other programs, for parity checks.
+"""Ops -> model: a packed network as one of PyTorch again, for training on, for other programs, for parity checks.
 
 The inverse of `lower` up to float32 rounding of its products: scale = 1 / inv, shift = (offset + qmin) * scale. Its
 quantizers are RLQ, whatever method the codes came from, if RLQ has such codes, else the method's own.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
+from quantsr.models.swinir import SwinIR, WindowAttention
 from quantsr.packing.ops import FLOAT_BITS, Op, PackedModel, weight_codes
-from quantsr.quant import QParams, QuantConfig, QuantConv2d, quantize
+from quantsr.quant import QParams, QuantConfig, QuantConv2d, QuantLinear, quantize
 from quantsr.quant.config import code_range
 
 
-def lift(packed: PackedModel) -> EDSR:
+def lift(packed: PackedModel) -> DepthDynamic:
     """The fake-quantized (or float) network of a packed model, in eval mode, on the CPU."""
     info = packed.info
-    network = EDSR(
-        upscale=info["upscale"],
-        channels=info["channels"],
-        blocks=info["blocks"],
-        upsampler=info["upsampler"],
-        half=len(info["depths"].get("half", ())),
-        quarter=len(info["depths"].get("quarter", ())),
-        ranking=_ranking(info["depths"], info["blocks"]),
-    )
+    network = _fresh(packed)
     if info["weight_bits"] != FLOAT_BITS:
         quantize(network, _config(packed))
     ops = {op.output: op for op in packed.programs["full"].ops}
     with torch.no_grad():
         for name, module in network.named_modules():
-            if isinstance(module, QuantConv2d):
+            if isinstance(module, QuantConv2d | QuantLinear):
                 _fill_quantized(module, ops[name], ops[f"{name}.codes"], packed.tensors)
-            elif isinstance(module, nn.Conv2d):
+            elif isinstance(module, nn.Conv2d | nn.Linear):
                 weight = packed.tensors[ops[name].tensors["weight"]].transpose(0, 3, 1, 2)
-                module.weight.copy_(_tensor(weight))
-                _fill_bias(module, ops[name], packed.tensors)
+                module.weight.copy_(_tensor(weight).view_as(module.weight))
+                _fill(module.bias, ops[name], "bias", packed.tensors)
+            elif isinstance(module, nn.LayerNorm):
+                _fill(module.weight, ops[name], "scale", packed.tensors)
+                _fill(module.bias, ops[name], "offset", packed.tensors)
+            elif isinstance(module, WindowAttention):
+                _fill(module.position_bias, ops[name], "position_bias", packed.tensors)
         for index, block in enumerate(network.body):
             block.gain.fill_(float(ops[f"body.{index}"].attrs["gain"]))
     return network.eval()
+
+
+def _fresh(packed: PackedModel) -> DepthDynamic:
+    info = packed.info
+    common: dict[str, Any] = {
+        "upscale": info["upscale"],
+        "channels": info["channels"],
+        "blocks": info["blocks"],
+        "half": len(info["depths"].get("half", ())),
+        "quarter": len(info["depths"].get("quarter", ())),
+        "ranking": _ranking(info["depths"], info["blocks"]),
+    }
+    if info["architecture"] != "quantsr-t":
+        return EDSR(upsampler=info["upsampler"], **common)
+    ops = packed.programs["full"].ops
+    first = next(op for op in ops if op.kind == "window_attention")
+    (inner,) = {packed.tensors[op.tensors["bias"]].size for op in ops if op.output == "body.0.layers.0.expand"}
+    return SwinIR(
+        layers=sum(op.kind == "window_attention" and op.output.startswith("body.0.") for op in ops),
+        heads=int(first.attrs["heads"]),
+        window=int(first.attrs["window"]),
+        mlp_ratio=inner // info["channels"],
+        **common,
+    )
 
 
 def _config(packed: PackedModel) -> QuantConfig:
@@ -66,14 +91,16 @@ def _ranking(depths: dict[str, list[int]], blocks: int) -> list[int]:
     return ranking + [block for block in range(blocks) if block not in ranking]
 
 
-def _fill_quantized(layer: QuantConv2d, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
+def _fill_quantized(
+    layer: QuantConv2d | QuantLinear, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]
+) -> None:
     act_scale = 1 / float(codes.attrs["inv"])
     zero, levels = int(conv.attrs["zero"]), int(codes.attrs["levels"])
     shift = (tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale
     weight_scale = tensors[conv.tensors["mul"]].astype(np.float64) / act_scale  # (O,)
     weight = weight_codes(conv, tensors[conv.tensors["weight"]]).transpose(0, 3, 1, 2)
-    layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale[:, None, None, None]))
-    _fill_bias(layer, conv, tensors)
+    layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale[:, None, None, None]).view_as(layer.weight))
+    _fill(layer.bias, conv, "bias", tensors)
     scale = weight_scale if (weight_scale != weight_scale[0]).any() else weight_scale[0]
     weight_bits, act_bits = int(conv.attrs["weight_bits"]), int(conv.attrs["act_bits"])
     layer.weight_quantizer.restore(QParams(weight_bits, *code_range(weight_bits, True), torch.tensor(scale)))
@@ -82,9 +109,9 @@ def _fill_quantized(layer: QuantConv2d, conv: Op, codes: Op, tensors: dict[str, 
     )
 
 
-def _fill_bias(layer: nn.Conv2d, op: Op, tensors: dict[str, NDArray[np.generic]]) -> None:
-    assert layer.bias is not None
-    layer.bias.copy_(_tensor(tensors[op.tensors["bias"]]))
+def _fill(parameter: Tensor | None, op: Op, role: str, tensors: dict[str, NDArray[np.generic]]) -> None:
+    assert parameter is not None
+    parameter.copy_(_tensor(tensors[op.tensors[role]]))
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

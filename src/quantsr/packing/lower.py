@@ -1,4 +1,4 @@
-"""Model -> ops: a trained `models.EDSR`, quantized or float, as a packed model.
+"""Model -> ops: a trained `models.EDSR` or `models.SwinIR`, quantized or float, as a packed model.
 
 Every product that the engine needs (scale_a * scale_w, tau / scale, gains of skipped blocks) is made here in float64
 and rounded to float32 once; all executions use the stored value.
@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
+from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer
 from quantsr.packing import bits
 from quantsr.packing.ops import FLOAT_BITS, IMAGE, Op, PackedModel, Program, check_model
-from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, quantized_layers
+from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, QuantLinear, QuantProduct, quantized_layers
 from quantsr.quant.config import QuantConfig, code_range
 
 
 def lower(
-    network: EDSR,
+    network: DepthDynamic,
     *,
     name: str,
     quant: QuantConfig | None,
@@ -37,10 +39,11 @@ def lower(
     _check_placement(network)
     depths = tuple(depths)
     tensors: dict[str, NDArray[Any]] = {}
-    programs = {depth: _Lowering(network, tensors, depth).program() for depth in depths}
+    architecture, lowering = _KINDS[type(network)]
+    programs = {depth: lowering(network, tensors, depth).program() for depth in depths}
     info = {
         "name": name,
-        "architecture": "quantsr-c",
+        "architecture": architecture,
         "upscale": network.upscale,
         "channels": network.channels,
         "blocks": len(network.body),
@@ -51,7 +54,7 @@ def lower(
         "placement": quant.placement if quant else "none",
         "quantized_layers": list(quantized_layers(network)),
         "depths": {depth: list(network.kept(depth)) for depth in depths},
-        "parameters": sum(p.numel() for m in network.modules() if isinstance(m, nn.Conv2d) for p in _weights(m)),
+        "parameters": sum(p.numel() for n, p in network.named_parameters() if "quantizer" not in n and "gain" not in n),
         "training": dict(training or {}),
         "licence": licence,
     }
@@ -60,66 +63,67 @@ def lower(
     return model
 
 
-def _check_placement(network: EDSR) -> None:
+def _check_placement(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, QuantBlock):
             raise NotPackable(
                 f"{name}: got a block that quantizes its shortcut or output, wanted quantized convolution inputs "
                 "alone, as in placement 'body': the packed format knows nothing else. It runs in torch only"
             )
-
-
-def _weights(conv: nn.Conv2d) -> list[Tensor]:
-    return [conv.weight] if conv.bias is None else [conv.weight, conv.bias]
+        if isinstance(module, QuantProduct):
+            raise NotPackable(
+                f"{name}: got a quantized product of attention, wanted quantized linear layers alone, as in placement "
+                "'linears': the packed format knows nothing else. It runs in torch only"
+            )
 
 
 class _Lowering:
     """Emits one program; tensors of several programs meet in one dict, under the names of the network's layers."""
 
-    def __init__(self, network: EDSR, tensors: dict[str, NDArray[Any]], depth: str) -> None:
+    def __init__(self, network: Any, tensors: dict[str, NDArray[Any]], depth: str) -> None:
         self.network, self.tensors, self.depth = network, tensors, depth
         self.ops: list[Op] = []
 
     def program(self) -> Program:
+        raise NotImplementedError
+
+    def block(self, name: str, block: Any, stream: str, own: float, lacks: float) -> str:
+        """A kept block of gain `own`, whose input is `lacks` times the stream."""
+        raise NotImplementedError
+
+    def body(self, stream: str) -> str:
+        kept, lacks = self.network.kept(self.depth), 1.0  # product of the gains that the stream still lacks
+        for index, block in enumerate(self.network.body):
+            own = float(block.gain.detach().double())
+            if index not in kept:
+                lacks *= own
+                continue
+            stream = self.block(f"body.{index}", block, stream, own, lacks)
+            lacks = 1.0
+        if lacks == 1.0:
+            return stream
+        return self.scaled(f"skipped.{self.depth}", stream, self.network.channels, lacks)
+
+    def head(self, image: str) -> str:
         mean = self.network.mean.flatten().numpy()
-        value = self.affine("input", IMAGE, np.ones(3), -mean)
-        head = self.conv("head", self.network.head, value)
-        stream = self.body(self.network.kept(self.depth), head)
-        value = self.conv("after_body", self.network.after_body, stream)
-        value = self.emit(Op("residual", (head, value), "long_skip", {"gain": 1.0}))
+        return self.conv("head", self.network.head, self.affine("input", image, np.ones(3), -mean))
+
+    def tail(self, head: str, stream: str) -> str:
+        """From what the last convolution of the trunk reads to the result."""
+        value = self.residual("long_skip", head, self.conv("after_body", self.network.after_body, stream))
         for index, layer in enumerate(self.network.upsampler):
             name = f"upsampler.{index}"
             if isinstance(layer, nn.PixelShuffle):
                 value = self.emit(Op("pixel_shuffle", (value,), name, {"upscale": layer.upscale_factor}))
             else:
                 value = self.conv(name, layer, value)
-        output = self.affine("output", value, np.ones(3), mean)
-        return Program(tuple(self.ops), output)
+        return self.affine("output", value, np.ones(3), self.network.mean.flatten().numpy())
 
-    def body(self, kept: tuple[int, ...], stream: str) -> str:
-        gain = 1.0  # product of the gains that the stream still lacks
-        for index, block in enumerate(self.network.body):
-            own = float(block.gain.detach().double())
-            if index not in kept:
-                gain *= own
-                continue
-            stream = self.block(f"body.{index}", block, stream, gain, own * gain)
-            gain = 1.0
-        if gain == 1.0:
-            return stream
-        return self.scaled(f"skipped.{self.depth}", stream, self.network.channels, gain)
-
-    def block(self, name: str, block: nn.Module, stream: str, gain_in: float, gain: float) -> str:
-        """A kept block whose input is `gain_in` times the stream; `gain` multiplies the stream on the shortcut."""
-        value = self.conv(f"{name}.conv1", block.conv1, stream, gain_in)
-        value = self.emit(Op("relu", (value,), f"{name}.relu"))
-        value = self.conv(f"{name}.conv2", block.conv2, value)
-        return self.emit(Op("residual", (stream, value), name, {"gain": _float32(gain)}))
-
-    def conv(self, name: str, conv: nn.Conv2d, value: str, gain: float = 1.0) -> str:
-        if isinstance(conv, QuantConv2d):
+    def conv(self, name: str, conv: nn.Conv2d | nn.Linear, value: str, gain: float = 1.0) -> str:
+        """A convolution, or a linear layer: one of a single pixel. gain: what its input still lacks."""
+        if isinstance(conv, QuantConv2d | QuantLinear):
             return self.qconv2d(name, conv, value, gain)
-        weight, bias = _array(conv.weight), _array(conv.bias)
+        weight, bias = _array(_kernel(conv.weight)), _array(conv.bias)
         if gain != 1.0:
             value = self.scaled(f"{name}.gain.{self.depth}", value, weight.shape[1], gain)
         tensors = {
@@ -128,11 +132,12 @@ class _Lowering:
         }
         return self.emit(Op("conv2d", (value,), name, {}, tensors))
 
-    def qconv2d(self, name: str, conv: QuantConv2d, value: str, gain: float) -> str:
+    def qconv2d(self, name: str, conv: QuantConv2d | QuantLinear, value: str, gain: float) -> str:
         codes, weight, act = _codes(name, conv)
+        outputs, inputs, kernel, _ = codes.shape
         scale = float(act.scale)
-        shift = np.zeros(conv.in_channels) if act.shift is None else _array(act.shift)
-        offset = np.broadcast_to(shift / scale - act.qmin, (conv.in_channels,))
+        shift = np.zeros(inputs) if act.shift is None else _array(act.shift)
+        offset = np.broadcast_to(shift / scale - act.qmin, (inputs,))
         quantized = self.emit(
             Op(
                 "quantize",
@@ -143,21 +148,29 @@ class _Lowering:
             )
         )
         attrs = {
-            "in_channels": conv.in_channels,
-            "out_channels": conv.out_channels,
-            "kernel": int(conv.kernel_size[0]),
+            "in_channels": inputs,
+            "out_channels": outputs,
+            "kernel": kernel,
             "weight_bits": weight.bits,
             "act_bits": act.bits,
             "zero": -act.qmin,
         }
         stored = codes.permute(0, 2, 3, 1).numpy().astype(np.int16) + 2 ** (weight.bits - 1)  # (O, K, K, I)
-        mul = np.broadcast_to(scale * _array(weight.scale), (conv.out_channels,))
+        mul = np.broadcast_to(scale * _array(weight.scale), (outputs,))
         tensors = {
             "weight": self.store(f"{name}.weight", bits.pack(np.ascontiguousarray(stored, np.uint8), weight.bits)),
             "mul": self.store(f"{name}.mul", mul),
             "bias": self.store(f"{name}.bias", _array(conv.bias)),
         }
         return self.emit(Op("qconv2d", (quantized,), name, attrs, tensors))
+
+    def norm(self, name: str, norm: nn.LayerNorm, value: str) -> str:
+        tensors = {"scale": self.store(f"{name}.scale", _array(norm.weight))}
+        tensors["offset"] = self.store(f"{name}.offset", _array(norm.bias))
+        return self.emit(Op("layer_norm", (value,), name, {"epsilon": _float32(norm.eps)}, tensors))
+
+    def residual(self, name: str, skip: str, branch: str, gain: float = 1.0) -> str:
+        return self.emit(Op("residual", (skip, branch), name, {"gain": _float32(gain)}))
 
     def affine(self, name: str, value: str, scale: NDArray[Any], offset: NDArray[Any]) -> str:
         tensors = {"scale": self.store(f"{name}.scale", scale), "offset": self.store(f"{name}.offset", offset)}
@@ -177,11 +190,66 @@ class _Lowering:
         return name
 
 
-def _codes(name: str, conv: QuantConv2d) -> tuple[Tensor, QParams, QParams]:
-    """Weight codes, and what they and those of the input stand for; NotPackable if the format cannot say it."""
+class _Convolutional(_Lowering):
+    """`EDSR`."""
+
+    def program(self) -> Program:
+        head = self.head(IMAGE)
+        output = self.tail(head, self.body(head))
+        return Program(tuple(self.ops), output)
+
+    def block(self, name: str, block: nn.Module, stream: str, own: float, lacks: float) -> str:
+        value = self.conv(f"{name}.conv1", block.conv1, stream, lacks)
+        value = self.emit(Op("relu", (value,), f"{name}.relu"))
+        return self.residual(name, stream, self.conv(f"{name}.conv2", block.conv2, value), own * lacks)
+
+
+class _Transformer(_Lowering):
+    """`SwinIR`."""
+
+    def program(self) -> Program:
+        head = self.head(self.emit(Op("pad", (IMAGE,), "padded", {"multiple": self.network.window})))
+        stream = self.body(self.norm("norm_in", self.network.norm_in, head))
+        value = self.tail(head, self.norm("norm_out", self.network.norm_out, stream))
+        output = self.emit(Op("crop", (value, IMAGE), "cropped", {"factor": self.network.upscale}))
+        return Program(tuple(self.ops), output)
+
+    def block(self, name: str, block: SwinGroup, stream: str, own: float, lacks: float) -> str:
+        if lacks != 1.0:
+            stream = self.scaled(f"{name}.gain.{self.depth}", stream, self.network.channels, lacks)
+        value = stream
+        for index, layer in enumerate(block.layers):
+            value = self.layer(f"{name}.layers.{index}", layer, value)
+        return self.residual(name, stream, self.conv(f"{name}.conv", block.conv, value), own)
+
+    def layer(self, name: str, layer: SwinLayer, value: str) -> str:
+        attention, inner = layer.attention, f"{name}.attention"
+        qkv = self.conv(f"{inner}.qkv", attention.qkv, self.norm(f"{name}.norm1", layer.norm1, value))
+        attrs = {
+            "heads": attention.heads,
+            "window": attention.window,
+            "shift": attention.shift,
+            "scale": _float32((self.network.channels // attention.heads) ** -0.5),
+        }
+        bias = self.store(f"{inner}.position_bias", _array(attention.position_bias))
+        mixed = self.emit(Op("window_attention", (qkv,), inner, attrs, {"position_bias": bias}))
+        value = self.residual(f"{name}.sum", value, self.conv(f"{inner}.projection", attention.projection, mixed))
+        inside = self.conv(f"{name}.expand", layer.expand, self.norm(f"{name}.norm2", layer.norm2, value))
+        inside = self.emit(Op("gelu", (inside,), f"{name}.gelu"))
+        return self.residual(name, value, self.conv(f"{name}.contract", layer.contract, inside))
+
+
+_KINDS: dict[type, tuple[str, type[_Lowering]]] = {
+    EDSR: ("quantsr-c", _Convolutional),
+    SwinIR: ("quantsr-t", _Transformer),
+}
+
+
+def _codes(name: str, conv: QuantConv2d | QuantLinear) -> tuple[Tensor, QParams, QParams]:
+    """Weight codes (O, I, K, K), what they and those of the input mean; NotPackable if the format cannot say it."""
     try:
         codes, weight = conv.weight_quantizer.codes(conv.weight.detach())
-        _, act = conv.act_quantizer.codes(torch.zeros(1, conv.in_channels, 1, 1))
+        _, act = conv.act_quantizer.codes(torch.zeros(1, conv.weight.shape[1], 1, 1))
     except NotPackable as error:
         raise NotPackable(f"{name}: {error}. It runs in torch only") from error
     low, high = code_range(weight.bits, True)
@@ -189,11 +257,16 @@ def _codes(name: str, conv: QuantConv2d) -> tuple[Tensor, QParams, QParams]:
         raise NotPackable(f"{name}: got weight codes {weight.qmin}..{weight.qmax}, wanted some of {low}..{high}")
     if not act.qmin <= 0 <= act.qmax:
         raise NotPackable(f"{name}: got input codes {act.qmin}..{act.qmax}, wanted 0 among them, for the padding")
-    return codes, weight, act
+    return _kernel(codes), weight, act
+
+
+def _kernel(weight: Tensor) -> Tensor:
+    """(O, I, K, K) as it is, (O, I) of a linear layer with K = 1."""
+    return weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
 
 
 def _array(tensor: Tensor | None) -> NDArray[np.float64]:
-    assert tensor is not None  # every convolution here has a bias
+    assert tensor is not None  # every layer here has a bias
     array: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
     return array
 

@@ -6,7 +6,7 @@ value is either float32 or activation codes, one uint8 per code in 0 .. levels.
 
 The table OPS says all that is known of a kind without running it; `quantsr.reference` says what each computes. Tensor
 shapes are written in letters: C channels of the op's (first) input, O output channels, K kernel side, P packed bytes, E
-classes of pixels by their place at the edges.
+classes of pixels by their place at the edges, R pairs of rows times pairs of columns by distance, H heads.
 
 All checks happen here, once, on the parsed form; a file adds only its container. Sizes are Python integers and no array
 is allocated, so nothing overflows.
@@ -17,7 +17,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -42,6 +42,7 @@ MAX_NAME = 128  # characters
 # At 8 bits, 1024 * 5*5 * 255 * 128 < 2**31: exact as int32.
 MAX_CHANNELS = 1024
 MAX_CODE = 2 ** max(bits.BITS) - 1
+MAX_WINDOW = 32  # pixels on a side
 MIN_MUL = 2.0**-100  # fast kernels divide mul by a power of two, which must be exact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
@@ -107,11 +108,14 @@ class PackedModel:
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value before running: its height and width are `factor` times the image's."""
+    """What is known of a value before running: its height and width are `factor` times the image's, each of the image's
+    first rounded up to a multiple of `multiple`.
+    """
 
     channels: int
     factor: int = 1
     levels: int = 0  # 0: float32; else uint8 codes in 0 .. levels
+    multiple: int = 1
 
 
 Dims = dict[str, int]
@@ -152,6 +156,7 @@ def _is_float32(v: float) -> bool:
 
 
 _REAL = Field(float, _is_float32, "a finite float32 value")
+_POSITIVE = Field(float, lambda v: v > 0 and _is_float32(v), "a finite float32 value above 0")
 _NONZERO = Field(float, lambda v: v != 0 and _is_float32(v), "a finite float32 value other than 0")
 
 
@@ -164,7 +169,7 @@ def _conv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
         raise TensorError.of(f"{_where(op)} weight", f"kernel {dims['K']}", "1, 3 or 5")
     if not 1 <= dims["O"] <= MAX_CHANNELS:
         raise LimitError.of(f"{_where(op)} output channels", dims["O"], f"1 to {MAX_CHANNELS}")
-    return Value(dims["O"], inputs[0].factor)
+    return replace(inputs[0], channels=dims["O"])
 
 
 def _edge_conv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
@@ -174,7 +179,7 @@ def _edge_conv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
 
 
 def _quantize(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
-    return Value(inputs[0].channels, inputs[0].factor, int(op.attrs["levels"]))
+    return replace(inputs[0], levels=int(op.attrs["levels"]))
 
 
 def _qconv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
@@ -185,7 +190,7 @@ def _qconv2d(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
         raise GraphError.of(f"{_where(op)} act_bits", attrs["act_bits"], f"the width of codes 0 to {source.levels}")
     if attrs["zero"] > source.levels:
         raise FieldError.of(f"{_where(op)} zero", attrs["zero"], f"a code, 0 to {source.levels}")
-    return Value(dims["O"], source.factor)
+    return replace(source, channels=dims["O"], levels=0)
 
 
 def _qconv2d_dims(op: Op, source: Value) -> Dims:
@@ -224,7 +229,38 @@ def _pixel_shuffle(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
         raise GraphError.of(f"{_where(op)} channels", source.channels, f"a multiple of {r * r}")
     if source.factor * r > max(UPSCALES):
         raise LimitError.of(f"{_where(op)} resolution factor", source.factor * r, f"at most {max(UPSCALES)}")
-    return Value(source.channels // (r * r), source.factor * r)
+    return replace(source, channels=source.channels // (r * r), factor=source.factor * r)
+
+
+def _pad(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    source = inputs[0]
+    if (source.factor, source.multiple) != (1, 1):
+        raise GraphError.of(f"{_where(op)} input", source, "a value of the image's size")
+    return replace(source, multiple=int(op.attrs["multiple"]))
+
+
+def _crop(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    source, like = inputs
+    if (like.factor, like.multiple) != (1, 1):
+        raise GraphError.of(f"{_where(op)} second input", like, "a value of the image's size")
+    if op.attrs["factor"] != source.factor:
+        raise GraphError.of(f"{_where(op)} factor", op.attrs["factor"], f"{source.factor} as its input has")
+    return replace(source, multiple=1)
+
+
+def _window_attention(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    source, window = inputs[0], int(op.attrs["window"])
+    if source.channels % (3 * dims["H"]):
+        raise GraphError.of(f"{_where(op)} channels", source.channels, f"a multiple of 3 * {dims['H']} heads")
+    if source.factor != 1 or source.multiple % window:
+        raise GraphError.of(f"{_where(op)} input", source, f"the image's size, padded to multiples of {window}")
+    if op.attrs["shift"] >= window:
+        raise FieldError.of(f"{_where(op)} shift", op.attrs["shift"], f"less than the window, {window}")
+    return replace(source, channels=source.channels // 3)
+
+
+def _window_attention_dims(op: Op, source: Value) -> Dims:
+    return {"R": (2 * int(op.attrs["window"]) - 1) ** 2, "H": int(op.attrs["heads"])}
 
 
 @dataclass(frozen=True)
@@ -237,6 +273,7 @@ class OpSpec:
     tensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # role -> dtype, shape in letters
     dims: Callable[[Op, Value], Dims] = lambda op, source: {}  # letters that follow from attributes and input
     reads_codes: bool = False
+    since: int = 1  # version of the format
 
 
 OPS: dict[str, OpSpec] = {
@@ -275,6 +312,32 @@ OPS: dict[str, OpSpec] = {
     "residual": OpSpec(_residual, inputs=2, attrs={"gain": _REAL}),
     # out[y*r + i, x*r + j, c] = in[y, x, c*r*r + i*r + j]
     "pixel_shuffle": OpSpec(_pixel_shuffle, attrs={"upscale": _one_of(*UPSCALES)}),
+    # continued to the right and below to a multiple, mirrored at the last pixel
+    "pad": OpSpec(_pad, attrs={"multiple": _between(2, MAX_WINDOW)}, since=2),
+    # the part of inputs[0] that belongs to the pixels of inputs[1]
+    "crop": OpSpec(_crop, inputs=2, attrs={"factor": _one_of(1, *UPSCALES)}, since=2),
+    # y = (x - mean) / sqrt(variance + epsilon) * scale[c] + offset[c], mean and variance of the pixel's channels
+    "layer_norm": OpSpec(
+        _same,
+        attrs={"epsilon": _POSITIVE},
+        tensors={"scale": ("float32", "C"), "offset": ("float32", "C")},
+        since=2,
+    ),
+    # y = x/2 * (1 + erf(x / sqrt(2)))
+    "gelu": OpSpec(_same, since=2),
+    # attention of each pixel to those of its window, from queries, keys and values side by side
+    "window_attention": OpSpec(
+        _window_attention,
+        attrs={
+            "heads": _between(1, MAX_CHANNELS),
+            "window": _between(1, MAX_WINDOW),
+            "shift": _between(0, MAX_WINDOW - 1),
+            "scale": _REAL,
+        },
+        tensors={"position_bias": ("float32", "RH")},
+        dims=_window_attention_dims,
+        since=2,
+    ),
 }
 
 # Of attributes: what a file may hold of the values that an op can have.
@@ -357,6 +420,8 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
             zero = step.op.attrs["zero"]
             if zeros.setdefault(step.op.inputs[0], zero) != zero:
                 raise GraphError.of(f"{_where(step.op)} zero", zero, "the one of the other readers of its codes")
+    if period(program) > MAX_WINDOW:
+        raise LimitError.of("common multiple of windows", period(program), f"at most {MAX_WINDOW}")
     for name in dict.fromkeys(name for op in program.ops for name in op.tensors.values()):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])
@@ -388,15 +453,41 @@ def receptive_radius(program: Program, tensors: Mapping[str, np.ndarray]) -> int
 
     The pixels of the output that belong to input pixel (y, x) depend only on input pixels at most this far away. Kernel
     radii count in units of their own resolution; ceil(ceil(a/m)/n) = ceil(a/(m*n)) makes one rounding at the end exact.
+    How far a pixel sees in a window depends on its place there, so places are followed along each axis, both ways.
     """
-    radius = {IMAGE: Fraction(0)}
-    for step in trace(program, tensors):
-        pixels = step.dims.get("K", 1) // 2
-        if "E" in step.dims:
-            pixels = max(pixels, 1)  # a pixel's class depends on whether it has neighbours
-        own = Fraction(pixels, step.inputs[0].factor)
-        radius[step.op.output] = own + max(radius[name] for name in step.op.inputs)
-    return math.ceil(radius[program.output])
+    steps, places = list(trace(program, tensors)), range(period(program))
+    farthest = Fraction(0)
+    for way in (1, -1):
+        reach = {IMAGE: [Fraction(0) for _ in places]}  # of each value, by place modulo the period
+        for step in steps:
+            before = [max(reach[name][place] for name in step.op.inputs) for place in places]
+            reach[step.op.output] = [_reach(step, place, way, before) for place in places]
+        farthest = max(farthest, *reach[program.output])
+    return math.ceil(farthest)
+
+
+def _reach(step: Step, place: int, way: int, before: list[Fraction]) -> Fraction:
+    """How far a pixel at a place sees one way, if the pixels that the op reads see as far as `before` says."""
+    if step.op.kind == "window_attention":
+        window = int(step.op.attrs["window"])
+        first = place - (place - int(step.op.attrs["shift"])) % window
+        return max(way * (read - place) + before[read % len(before)] for read in range(first, first + window))
+    pixels = step.dims.get("K", 1) // 2
+    if "E" in step.dims:
+        pixels = max(pixels, 1)  # a pixel's class depends on whether it has neighbours
+    radius = Fraction(pixels, step.inputs[0].factor)
+    whole = math.ceil(radius)
+    return max(min(radius, Fraction(d)) + before[(place + way * d) % len(before)] for d in range(-whole, whole + 1))
+
+
+def period(program: Program) -> int:
+    """How many pixels apart a program treats places of the image alike: the least common multiple of its windows."""
+    return math.lcm(*(int(op.attrs["window"]) for op in program.ops if op.kind == "window_attention"))
+
+
+def format_version(programs: Mapping[str, Program]) -> int:
+    """The first version of the format that has all kinds of op in use."""
+    return max((OPS[op.kind].since for program in programs.values() for op in program.ops), default=1)
 
 
 def weight_codes(op: Op, packed: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from quantsr.quant.convert import (
     set_processes,
     set_temperature,
 )
-from quantsr.quant.layers import QuantBlock, QuantConv2d
+from quantsr.quant.layers import QuantBlock, QuantConv2d, QuantLayer, QuantLinear, QuantProduct
 from quantsr.quant.placements import PLACEMENTS
 from quantsr.quant.quantizer import Method, Quantizer
 from quantsr.quant.rlq import RLQ
@@ -27,6 +27,9 @@ __all__ = [
     "QuantBlock",
     "QuantConfig",
     "QuantConv2d",
+    "QuantLayer",
+    "QuantLinear",
+    "QuantProduct",
     "Quantizer",
     "calibrate",
     "describe_placement",

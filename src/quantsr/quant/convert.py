@@ -12,7 +12,7 @@ from quantsr.quant.config import QuantConfig
 from quantsr.quant.daq import DAQInput, DAQWeight
 from quantsr.quant.ddtb import DDTBInput, DDTBWeight
 from quantsr.quant.dorefa import DoReFaInput, DoReFaWeight
-from quantsr.quant.layers import QuantConv2d
+from quantsr.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantsr.quant.odm import ODMInput, ODMWeight
 from quantsr.quant.pact import PACTInput
 from quantsr.quant.pams import PAMSInput, PAMSWeight
@@ -70,9 +70,9 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         quantizer.finish_calibration()
 
 
-def quantized_layers(model: nn.Module) -> dict[str, QuantConv2d]:
-    """The quantized layers by name, in the order of the network."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantConv2d)}
+def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
+    """The quantized layers, those with weights, by name, in the order of the network."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantConv2d | QuantLinear)}
 
 
 def keep_valid(model: nn.Module) -> None:

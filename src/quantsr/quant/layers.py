@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantsr.quant.config import QuantConfig
+from quantsr.quant.config import QParams, QuantConfig
 from quantsr.quant.quantizer import Method, Quantizer, Raw
 
 
@@ -34,6 +34,67 @@ class QuantConv2d(nn.Conv2d):
         # Calibration looks at the float network.
         weight = self.weight if self.act_quantizer.observing else self.weight_quantizer(self.weight)
         return functional.conv2d(self.act_quantizer(x), weight, self.bias, padding=self.padding)
+
+    def input_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
+        """Codes of an input, same shape, and what they stand for. Raises NotPackable where there are none."""
+        return self.act_quantizer.codes(x)
+
+
+class QuantLinear(nn.Linear):
+    """y = act_quantizer(x) @ weight_quantizer(weight)^T + bias; (N, ..., C) -> (N, ..., O).
+
+    The bias stays in full precision. Its quantizers see x as (N, C, pixels, 1), so a channel is one of the last axis.
+    """
+
+    weight_quantizer: Quantizer
+    act_quantizer: Quantizer
+
+    @classmethod
+    def swap(cls, linear: nn.Linear, config: QuantConfig, method: Method) -> "QuantLinear":
+        """Takes over a linear layer: its weight and bias are shared, not copied."""
+        if linear.bias is None:
+            raise ValueError(f"got {linear}, wanted one with bias")
+        layer = cls(linear.in_features, linear.out_features)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.weight_quantizer = method.weight(config, linear.out_features)
+        layer.act_quantizer = method.act(config, linear.in_features)
+        layer.weight_quantizer.init_from(layer.weight)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Calibration looks at the float network.
+        weight = self.weight if self.act_quantizer.observing else self.weight_quantizer(self.weight)
+        return functional.linear(_as_last(self.act_quantizer(_as_second(x)), x), weight, self.bias)
+
+    def input_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
+        """As `QuantConv2d.input_codes`."""
+        codes, params = self.act_quantizer.codes(_as_second(x))
+        return _as_last(codes, x), params
+
+
+class QuantProduct(nn.Module):
+    """left_quantizer(a) @ right_quantizer(b), both (N, heads, ...): a product of activations; a channel is a head."""
+
+    def __init__(self, product: nn.Module, config: QuantConfig, method: Method) -> None:
+        """product: what it stands for; it has `heads`."""
+        super().__init__()
+        self.left_quantizer = method.act(config, product.heads)
+        self.right_quantizer = method.act(config, product.heads)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.left_quantizer(a) @ self.right_quantizer(b)
+
+
+def _as_second(x: Tensor) -> Tensor:
+    """(N, ..., C) -> (N, C, pixels, 1)."""
+    return x.reshape(x.shape[0], -1, x.shape[-1], 1).transpose(1, 2)
+
+
+def _as_last(x: Tensor, like: Tensor) -> Tensor:
+    return x.transpose(1, 2).reshape(like.shape)
+
+
+QuantLayer = QuantConv2d | QuantLinear
 
 
 class QuantBlock(nn.Module):

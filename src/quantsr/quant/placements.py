@@ -5,6 +5,9 @@ Cheeun/CADyQ, `model/edsr_cadyq.py` (Hong et al., "CADyQ: Content-Aware Dynamic 
 Super-Resolution", ECCV 2022), without its choice of bits per image. In Cheeun/DAQ-pytorch, `src/model/common.py` and
 `src/model/edsr.py`, both convolutions of a block have quantized weights and inputs and the shortcut is float: that is
 "body" under another name. In all of them head, after-body convolution and upsampler stay float.
+
+Of transformers: which layers QuantSR-T quantizes is not published beyond a class for linear layers in its released
+code. Kai-Liu001/2DQuant and its followers quantize linear layers and both products of attention, no convolution.
 """
 
 import re
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from quantsr.quant.config import QuantConfig
-from quantsr.quant.layers import QuantBlock, QuantConv2d
+from quantsr.quant.layers import QuantBlock, QuantConv2d, QuantLinear, QuantProduct
 from quantsr.quant.quantizer import Method
 
 
@@ -28,7 +31,19 @@ class Placement:
 
 
 def _convolution(name: str, module: nn.Module) -> bool:
-    return name.startswith("body.") and type(module) is nn.Conv2d
+    return re.fullmatch(r"body\.\d+\.conv[12]", name) is not None and type(module) is nn.Conv2d
+
+
+def _linear(name: str, module: nn.Module) -> bool:
+    return name.startswith("body.") and type(module) is nn.Linear
+
+
+def _product(name: str, module: nn.Module) -> bool:
+    return name.startswith("body.") and name.endswith((".attention.scores", ".attention.mixture"))
+
+
+def _group_convolution(name: str, module: nn.Module) -> bool:
+    return re.fullmatch(r"body\.\d+\.conv", name) is not None and type(module) is nn.Conv2d
 
 
 def _block(name: str, module: nn.Module) -> bool:
@@ -38,6 +53,23 @@ def _block(name: str, module: nn.Module) -> bool:
 
 def _with(*points: str) -> Callable[[nn.Module, QuantConfig, Method], nn.Module]:
     return lambda block, config, method: QuantBlock(block, config, method, points)
+
+
+def _swap_transformer(module: nn.Module, config: QuantConfig, method: Method) -> nn.Module:
+    if isinstance(module, nn.Linear):
+        return QuantLinear.swap(module, config, method)
+    if isinstance(module, nn.Conv2d):
+        return QuantConv2d.swap(module, config, method)
+    return QuantProduct(module, config, method)
+
+
+def _transformer(words: str, *predicates: Callable[[str, nn.Module], bool]) -> Placement:
+    words = f"in every Swin layer weights and inputs of its four linear layers; {words}"
+
+    def picks(name: str, module: nn.Module) -> bool:
+        return any(predicate(name, module) for predicate in predicates)
+
+    return Placement(words, picks, _swap_transformer)
 
 
 BODY = Placement(
@@ -58,5 +90,14 @@ PLACEMENTS: dict[str, Placement] = {
         "and the shortcut, the input of the second convolution and the branch's output",
         _block,
         _with("input", "branch"),
+    ),
+    "linears": _transformer("attention's products and the groups' convolutions are float", _linear),
+    "linears_products": _transformer(
+        "both inputs of both of attention's products; the groups' convolutions are float", _linear, _product
+    ),
+    "linears_convolutions": _transformer(
+        "weight and input of the convolution of every group; attention's products are float",
+        _linear,
+        _group_convolution,
     ),
 }
