@@ -181,6 +181,8 @@ int main() {
   }
   for (unsigned seed = 0; seed < 8; ++seed)  // several tiles of the schedule
     failures += !same_everywhere(seed, Network(seed, 6, 3), 90, 70);
+  for (unsigned seed = 0; seed < 2; ++seed)  // tiles side by side
+    failures += !same_everywhere(seed, Network(seed, 6, 3), 20, 530);
   for (unsigned seed = 0; seed < 2; ++seed)  // wide pixels, where a tile reads furthest behind the last row
     failures += !same_everywhere(seed, Network(seed, 3, 704), 1, 108);
   for (unsigned seed = 0; seed < 300; ++seed)
