@@ -9,7 +9,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from quantsr.commands import bench, compare, evaluate, info, models, pack, train, upscale
+from quantsr.commands import bench, compare, evaluate, info, models, pack, serve, train, upscale
 from quantsr.commands.common import Failure
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "pack": pack,
     "compare": compare,
     "bench": bench,
+    "serve": serve,
 }
 
 
