@@ -103,7 +103,9 @@ class Batch:
                     continue
                 width, height = self._enlarge(job, progress)
             except (PhotoError, FileExistsError, MemoryError) as error:
-                message = str(error) or f"{job.source}: not enough memory; pass --memory or a smaller --tile"
+                message = str(error)
+                if isinstance(error, MemoryError):
+                    message = f"{job.source}: not enough memory; pass --memory or a smaller --tile ({message})"
                 yield Outcome(job, "failed", time.monotonic() - start, error=message)
             except OSError as error:
                 if error.errno in NO_ROOM:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
+from PIL.GifImagePlugin import GifImageFile
 
 from quantsr.photos import exif as exif_block
 from quantsr.photos.formats import READERS
@@ -95,6 +96,8 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
         raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
+    if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
+        raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
     deep = _deep(image)
     mode = deep or MODES.get(image.mode)
     if mode is None:
