@@ -283,9 +283,9 @@ def test_no_permission(folder: Path, tmp_path: Path) -> None:
 def test_within_takes_the_deepest_that_fits(monkeypatch: pytest.MonkeyPatch, limit: float, depth: str) -> None:
     model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
     speed = {"full": 100e-6, "half": 50e-6, "quarter": 25e-6}
-    monkeypatch.setattr(within, "seconds_per_pixel", lambda model, depth: speed[depth])
+    monkeypatch.setattr(within, "seconds_per_pixel", lambda model, depth, kind: speed[depth])
     facts = [Facts(500, 1000, 3, 8), Facts(500, 500, 4, 8)]
-    chosen, estimate = within.choose_depth(model, facts, limit)
+    chosen, estimate = within.choose_depth(model, facts, photos.FORMATS["png"], limit)
     assert chosen == depth
     assert estimate >= 1.1 * 1e6 * speed[depth]
 

@@ -13,6 +13,7 @@ import re
 import signal
 import threading
 import warnings
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -123,8 +124,10 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     batch = Batch(model, jobs, frozenset(job.source.resolve() for job in every), settings, journal)
     batch.look()
     if args.within is not None:
-        facts = [batch.facts[job.source] for job in jobs if job.source in batch.facts and not batch.finished(job)]
-        chosen, estimate = choose_depth(model, facts, args.within)
+        left = [job for job in jobs if job.source in batch.facts and not batch.finished(job)]
+        kinds = Counter(photos.format_of(job.target) for job in left).most_common(1)
+        kind = (kinds[0][0] if kinds else None) or photos.FORMATS["png"]
+        chosen, estimate = choose_depth(model, [batch.facts[job.source] for job in left], kind, args.within)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
             print(f"depth {chosen}: about {estimate:.0f} s", flush=True)

@@ -17,7 +17,7 @@ class Format:
     gray: bool = True
     metadata: bool = True  # EXIF, XMP and colour profile
     quality: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)  # for Pillow's encoder
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # for Pillow's encoder
 
 
 FORMATS = {
