@@ -89,7 +89,8 @@ def _draw_scores(axis: Any, rows: Sequence[Row]) -> None:
     names = [row["name"] for row in ordered]
     axis.barh(names, [mean(_psnr(row)) for row in ordered], xerr=[spread(_psnr(row)) for row in ordered], capsize=3)
     if ordered:
-        axis.set_xlim(left=min(min(_psnr(row)) for row in ordered) - 0.1)
+        found = [score for row in ordered for score in _psnr(row)]
+        axis.set_xlim(min(found) - 0.1, max(found) + 0.05)
     axis.set(xlabel=f"PSNR, mean of {' and '.join(DECISIVE)}, dB; bars: spread over seeds")
     axis.grid(axis="x", alpha=0.3)
 
@@ -124,4 +125,4 @@ def _draw_codes(axis: Any, rows: Sequence[Row]) -> None:
     axis.set(xlabel="quantized layer", ylabel="entropy of the codes, bits")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, ncols=2)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
