@@ -61,6 +61,7 @@ function listDepths() {
   }
 }
 
+photo.addEventListener("click", () => { photo.value = ""; }); // so that the same file can be chosen again
 photo.addEventListener("change", () => photo.files.length && choose(photo.files[0]));
 at("scales").addEventListener("change", listModels);
 at("model").addEventListener("change", listDepths);
@@ -80,11 +81,12 @@ addEventListener("drop", (event) => {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (job !== undefined || !offer) return;
+  if (job !== undefined || !offer || !file) return;
   at("error").textContent = "";
   const taken = file;
   try {
     if (taken.size > offer.max_bytes) throw new Sentence(`The photo has more than ${offer.max_bytes / 1e6} MB.`);
+    await taken.slice(0, 1).arrayBuffer().catch(() => { throw new Sentence("The photo has changed or gone; choose it again."); });
     busy(true);
     const fields = new FormData();
     for (const name of ["scale", "model", "depth"]) fields.append(name, chosen(name));
