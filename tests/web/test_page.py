@@ -3,10 +3,10 @@
 $QUANTSR_SCREENSHOTS names a folder for pictures of each stage.
 """
 
+import base64
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,15 @@ class Page:
         self.wait(lambda: self.at("status").text.startswith("Done") or self.at("error").text)
 
     def picture(self, name: str) -> None:
+        """Of the whole page."""
         if folder := os.environ.get("QUANTSR_SCREENSHOTS"):
-            height = self.run("return document.documentElement.scrollHeight")
-            self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", self.metrics(height))
-            time.sleep(0.2)
-            self.browser.save_screenshot(str(Path(folder, f"{name}.png")))
-            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            image = self.browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
+            Path(folder, f"{name}.png").write_bytes(base64.b64decode(image))
 
-    def metrics(self, height: int) -> dict[str, Any]:
-        return {"width": self.run("return innerWidth"), "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def as_phone(self) -> None:
+        metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.wait(lambda: self.run("return innerWidth") == 360)
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -115,11 +115,11 @@ def photo(tmp_path: Path) -> Path:
 
 
 def shown(page: Page, id: str) -> tuple[float, float, float]:
-    """Left, top and width of a picture on the page."""
-    box = page.run(
-        f"const b = document.getElementById('{id}').getBoundingClientRect(); return [b.left, b.top, b.width]"
+    """Left, top and width of a picture in the view."""
+    find = "const box = (id) => document.getElementById(id).getBoundingClientRect();"
+    return tuple(
+        page.run(f"{find} const b = box('{id}'), v = box('view'); return [b.left - v.left, b.top - v.top, b.width]")
     )
-    return tuple(box)
 
 
 def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) -> None:
@@ -145,9 +145,9 @@ def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) ->
         wanted = quantsr.load("quantsr-c-x2-w4a4").upscale(np.array(image), depth="quarter")
     np.testing.assert_array_equal(np.array(Image.open(result)), wanted)
 
-    page.browser.set_window_size(500, 900)
-    page.picture(f"3-narrow-{theme}")
-    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    page.as_phone()
+    page.picture(f"3-phone-{theme}")
+    assert page.run("return document.documentElement.scrollWidth") == 360
     problems = [entry for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert problems == []
 
@@ -201,7 +201,7 @@ def test_mouse_moves_line_and_picture(page: Page, photo: Path) -> None:
     assert shown(page, "after")[:2] == pytest.approx((before[0] - 30, before[1] - 20))
 
 
-def test_cancel_and_go_on(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:
+def test_cancel_and_go_on_at_once(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:
     large = tmp_path / "large.jpg"
     Image.new("RGB", (2000, 1500), "gray").save(large)
     page.choose(large)
