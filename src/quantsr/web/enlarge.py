@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from quantsr import images, load
+from quantsr import images, zoo
+from quantsr.engine import Engine
 from quantsr.images import UInt8
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees an upload
@@ -71,15 +72,15 @@ def enlarge(
 
     advance: called with the share that is done, 0 to 1, before the first tile and after each; what it raises ends the
     work. Raises ImageError for a file that cannot be read. The model is loaded anew, which takes 0.1 s, so that no
-    buffers stay behind.
+    buffers stay behind; not by `quantsr.load`, whose engines wait for Python's cycle collector.
     """
-    network = load(model, threads)
+    engine = Engine(zoo.load_packed(model), depth, threads)
     image = _upright(photo)
-    height, width, scale = *image.shape[:2], network.scale
+    height, width, scale = *image.shape[:2], engine.upscale
     tiles = math.ceil(height / TILE) * math.ceil(width / TILE)
     pixels = np.empty((height * scale, width * scale, 3), np.uint8)
     advance(0)
-    for done, (y, x, part) in enumerate(network.engine(depth).parts(images.to_float(image), TILE), 1):
+    for done, (y, x, part) in enumerate(engine.parts(images.to_float(image), TILE), 1):
         pixels[y : y + part.shape[0], x : x + part.shape[1]] = images.to_uint8(part)
         advance(done / tiles)
     icc = read_head(photo).icc

@@ -7,7 +7,7 @@ const at = (id) => document.getElementById(id);
 const form = at("form"), photo = at("photo"), drop = at("drop");
 let offer; // what GET /api/models tells
 let file; // the chosen photo
-let job; // id, while one is under way
+let job; // { id }, while one is under way; the id is empty until the server has told it
 let times = {}; // depth -> seconds, of the shown photo and model
 let timed = ""; // what they belong to
 let links = []; // object URLs of what is shown
@@ -61,6 +61,7 @@ function listDepths() {
   }
 }
 
+photo.addEventListener("click", () => { photo.value = ""; }); // so that the same file can be chosen again
 photo.addEventListener("change", () => photo.files.length && choose(photo.files[0]));
 at("scales").addEventListener("change", listModels);
 at("model").addEventListener("change", listDepths);
@@ -80,41 +81,40 @@ addEventListener("drop", (event) => {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (job !== undefined || !offer) return;
-  at("error").textContent = "";
-  const taken = file;
+  if (job || !offer || !file) return;
+  const mine = job = { id: "" };
+  busy(true);
   try {
-    if (taken.size > offer.max_bytes) throw new Sentence(`The photo has more than ${offer.max_bytes / 1e6} MB.`);
-    busy(true);
-    const fields = new FormData();
-    for (const name of ["scale", "model", "depth"]) fields.append(name, chosen(name));
-    fields.append("photo", taken);
-    const done = await follow(await (await ask("api/jobs", { method: "POST", body: fields })).json());
-    if (done) await present(done, taken);
+    await run(mine, file);
   } catch (error) {
-    at("status").textContent = "";
-    complain(error);
+    if (job === mine) {
+      at("status").textContent = "";
+      complain(error);
+    }
   }
-  busy(false);
+  if (job === mine) busy(false);
 });
 
-// Polls until the job is over; undefined if it was cancelled.
-async function follow(view) {
-  if (job !== "") return void ask(`api/jobs/${view.id}`, { method: "DELETE" }).catch(complain); // cancelled meanwhile
-  job = view.id;
+// Ends early once `job` is no longer `mine`: it was cancelled, and another may run already.
+async function run(mine, taken) {
+  at("error").textContent = "";
+  if (taken.size > offer.max_bytes) throw new Sentence(`The photo has more than ${offer.max_bytes / 1e6} MB.`);
+  await taken.slice(0, 1).arrayBuffer().catch(() => { throw new Sentence("The photo has changed or gone; choose it again."); });
+  const fields = new FormData();
+  for (const name of ["scale", "model", "depth"]) fields.append(name, chosen(name));
+  fields.append("photo", taken);
+  let view = await (await ask("api/jobs", { method: "POST", body: fields })).json();
+  mine.id = view.id;
+  if (job !== mine) return void await ask(`api/jobs/${view.id}`, { method: "DELETE" });
   while (view.state === "waiting" || view.state === "running") {
     tell(view);
     await pause(POLL);
-    if (job !== view.id) return undefined;
-    try {
-      view = await (await ask(`api/jobs/${view.id}`)).json();
-    } catch (error) {
-      if (job !== view.id) return undefined;
-      throw error;
-    }
+    view = await (await ask(`api/jobs/${view.id}`)).json();
+    if (job !== mine) return;
   }
   if (view.state === "failed") throw new Sentence(sentence(view.error));
-  return view;
+  const result = await (await ask(`api/jobs/${view.id}/result`)).blob();
+  if (job === mine) present(view, taken, result);
 }
 
 function tell(view) {
@@ -125,7 +125,7 @@ function tell(view) {
 
 function busy(on) {
   const had = document.activeElement;
-  job = on ? "" : undefined; // "" while there is no id yet
+  if (!on) job = undefined;
   at("progress").hidden = at("cancel").hidden = !on;
   at("start").hidden = on;
   if (on) {
@@ -137,17 +137,16 @@ function busy(on) {
 }
 
 at("cancel").addEventListener("click", () => {
-  const id = job;
+  const { id } = job;
   busy(false);
   at("status").textContent = "Cancelled";
   if (id) ask(`api/jobs/${id}`, { method: "DELETE" }).catch(complain);
 });
-addEventListener("pagehide", () => job && fetch(`api/jobs/${job}`, { method: "DELETE", keepalive: true }));
+addEventListener("pagehide", () => job?.id && fetch(`api/jobs/${job.id}`, { method: "DELETE", keepalive: true }));
 
 // --- the result ---
 
-async function present(view, taken) {
-  const result = await (await ask(`api/jobs/${view.id}/result`)).blob();
+function present(view, taken, result) {
   links.forEach(URL.revokeObjectURL);
   links = [taken, result].map((blob) => URL.createObjectURL(blob));
   at("result").hidden = false;

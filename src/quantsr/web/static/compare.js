@@ -35,6 +35,7 @@ function draw() {
   at("before-pane").style.clipPath = `inset(0 ${100 - split.value}% 0 0)`;
   line.style.left = `${split.value}%`;
   split.setAttribute("aria-valuetext", `${split.value} % before`);
+  view.classList.toggle("zoomed", !place.fitted);
   at("zoom").value = `${Math.round(place.zoom * 100)} %`;
 }
 
@@ -63,6 +64,7 @@ at("zoom-out").addEventListener("click", () => zoomTo(place.zoom / STEP));
 at("zoom-full").addEventListener("click", () => zoomTo(1 / devicePixelRatio));
 at("zoom-fit").addEventListener("click", fit);
 view.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch on a touchpad comes with ctrlKey
   event.preventDefault();
   const box = view.getBoundingClientRect();
   zoomTo(place.zoom * (event.deltaY < 0 ? STEP : 1 / STEP), event.clientX - box.left, event.clientY - box.top);
