@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import quantsr
-from quantsr.images import ImageError
+from quantsr.photos import PhotoError
 from quantsr.web.jobs import KEPT_RESULTS, Job, Jobs
 from quantsr.web.server import Settings, create_app
 
@@ -70,7 +70,7 @@ def test_the_result_is_what_the_library_makes(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_a_phones_photo_comes_back_upright_with_its_profile(
+def test_a_phones_photo_comes_back_upright_and_whole(
     client: TestClient, picture: Callable[..., np.ndarray], kind: str
 ) -> None:
     exif = Image.Exif()
@@ -83,8 +83,16 @@ def test_a_phones_photo_comes_back_upright_with_its_profile(
     result = Image.open(io.BytesIO(client.get(f"/api/jobs/{view['id']}/result").content))
     assert result.size == (32, 48)
     assert result.info["icc_profile"] == b"a profile"
+    assert result.getexif().get(274, 1) == 1
     wanted = quantsr.load("quantsr-c-x2-w4a4").upscale(np.rot90(picture(16, 24), -1).copy())
     np.testing.assert_array_equal(np.array(result), wanted)
+
+
+def test_transparency_comes_back(client: TestClient, picture: Callable[..., np.ndarray]) -> None:
+    photo = np.dstack([picture(16, 24), picture(16, 24, 1)[..., 0]])
+    view = finished(client, post(client, encoded(photo), scale="2").json()["id"])
+    result = np.array(Image.open(io.BytesIO(client.get(f"/api/jobs/{view['id']}/result").content)))
+    np.testing.assert_array_equal(result, quantsr.load("quantsr-c-x2-w4a4").upscale(photo))
 
 
 def test_models_and_limits_are_told(client: TestClient) -> None:
@@ -153,11 +161,20 @@ def test_what_is_no_photo_is_refused(client: TestClient, photo: bytes) -> None:
     assert answer.json()["error"].startswith("this file is not a photo")
 
 
+def test_an_animation_is_refused(client: TestClient) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    answer = post(client, file.getvalue())
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("got 2 frames") and "/" not in answer.json()["error"]
+
+
 def test_a_torn_photo_fails_alone(client: TestClient, picture: Callable[..., np.ndarray]) -> None:
     whole = encoded(picture(32, 32))
     torn = finished(client, post(client, whole[: len(whole) // 2]).json()["id"])
     assert torn["state"] == "failed"
-    assert torn["error"].startswith("the photo: not a readable image") and "/" not in torn["error"]
+    assert torn["error"].startswith("not a readable image") and "/" not in torn["error"]
     assert client.get(f"/api/jobs/{torn['id']}/result").status_code == 409
     assert finished(client, post(client, whole).json()["id"])["state"] == "done"
 
@@ -223,6 +240,13 @@ def test_every_answer_has_the_headers(client: TestClient, path: str) -> None:
     assert policy.startswith("default-src 'self';") and "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert not [name for name in headers if name.startswith("access-control-")]
+
+
+def test_refused_uploads_leave_no_file(queue: TestClient) -> None:
+    folder = Path(queue.jobs._folder.name)  # type: ignore[attr-defined]
+    assert post(queue, b"nothing").status_code == 415
+    assert post(queue, lying(3000)).status_code == 413
+    assert list(folder.iterdir()) == []
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
@@ -321,7 +345,7 @@ def test_cancelling_ends_within_one_tile_and_removes_the_files(queue: TestClient
     [
         (MemoryError(), "there is not enough memory"),
         (RuntimeError("secret"), "the server failed"),
-        (ImageError("bad"), "bad"),
+        (PhotoError("bad"), "bad"),
     ],
     ids=["memory", "bug", "image"],
 )

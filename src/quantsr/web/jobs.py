@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from quantsr.images import ImageError
+from quantsr.photos import PhotoError
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -94,16 +94,21 @@ class Jobs:
             with self._changed:
                 self._uploads -= 1
 
-    def submit(self, upload: BinaryIO, model: str, scale: int, depth: str, size: tuple[int, int]) -> Job:
-        """size: width and height of the result."""
-        name = Path(self._folder.name, secrets.token_hex(ID_BYTES))
-        job = Job(name.with_suffix(".photo"), name.with_suffix(".png"), model, scale, depth, *size)
+    @contextmanager
+    def received(self, upload: BinaryIO) -> Iterator[Path]:
+        """The upload as a file of its own, which goes away again unless it is submitted."""
+        photo = Path(self._folder.name, f"{secrets.token_hex(ID_BYTES)}.photo")
         try:
-            with open(job.photo, "xb") as file:
+            with open(photo, "xb") as file:
                 shutil.copyfileobj(upload, file)
-        except OSError:
-            job.photo.unlink(missing_ok=True)
+            yield photo
+        except BaseException:
+            photo.unlink(missing_ok=True)
             raise
+
+    def submit(self, photo: Path, model: str, scale: int, depth: str, size: tuple[int, int]) -> Job:
+        """photo: as `received` gave it. size: width and height of the result."""
+        job = Job(photo, photo.with_suffix(".png"), model, scale, depth, *size)
         with self._changed:
             self._jobs[job.id] = job
             self._waiting.append(job)
@@ -196,8 +201,8 @@ class Jobs:
             self._work(job, advance)
         except Cancelled:
             return "cancelled"
-        except ImageError as error:
-            return str(error).replace(str(job.photo), "the photo")
+        except PhotoError as error:
+            return told(error, job.photo)
         except MemoryError:
             return "there is not enough memory for this photo; choose a smaller one"
         except Exception:  # the server goes on; the log has the cause
@@ -214,6 +219,11 @@ class Jobs:
         job.expires = self._clock() + self._kept_seconds
         job.error, job.state = error, "failed" if error else "done"
         self._drop_old()
+
+
+def told(error: PhotoError, photo: Path) -> str:
+    """What is wrong with a photo, without the server's name for its file."""
+    return str(error).removeprefix(f"{photo}: ").replace(str(photo), "the photo")
 
 
 def _remove_files(job: Job) -> None:

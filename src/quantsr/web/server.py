@@ -13,10 +13,10 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from quantsr import __version__, zoo
+from quantsr import __version__, photos, zoo
 from quantsr.web import enlarge as work
 from quantsr.web.guard import Guard
-from quantsr.web.jobs import KEPT_SECONDS, Job, Jobs, State
+from quantsr.web.jobs import KEPT_SECONDS, Job, Jobs, State, told
 
 STATIC = Path(__file__).parent / "static"
 MEGA = 1_000_000
@@ -124,24 +124,16 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
 
     @app.post("/api/jobs", status_code=202, responses=refused)
     def start(
-        photo: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF or BMP")],
+        photo: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, AVIF, BMP or GIF")],
         scale: Annotated[Literal["2", "3", "4"], Form()] = "4",
         model: Annotated[str | None, Form(max_length=128)] = None,
         depth: Annotated[Literal["full", "half", "quarter"], Form()] = "full",
     ) -> JobView:
         """Puts a photo into the queue."""
         chosen = _chosen(offer, int(scale), model, depth)
-        try:
-            head = work.read_head(photo.file)
-            work.check_pixels(head, chosen.scale, settings.max_pixels)
-        except work.UnknownFormat as error:
-            raise HTTPException(415, str(error)) from None
-        except work.TooManyPixels as error:
-            raise HTTPException(413, str(error)) from None
-        width, height = head.width * chosen.scale, head.height * chosen.scale
-        size = (width, height) if head.orientation <= 4 else (height, width)
-        photo.file.seek(0)
-        return _job_view(jobs, jobs.submit(photo.file, chosen.name, chosen.scale, depth, size))
+        with jobs.received(photo.file) as path:
+            width, height = _result_size(path, chosen.scale, settings.max_pixels)
+            return _job_view(jobs, jobs.submit(path, chosen.name, chosen.scale, depth, (width, height)))
 
     @app.get("/api/jobs/{id}", responses=gone)
     def state(id: str) -> JobView:
@@ -171,6 +163,20 @@ def _model_view(name: str) -> ModelView:
         name=name, scale=scale, bits=f"W{info['weight_bits']}A{info['act_bits']}",
         blocks={depth: len(kept) for depth, kept in info["depths"].items()}, default=name == zoo.default_name(scale),
     )  # fmt: skip
+
+
+def _result_size(photo: Path, scale: int, most: int) -> tuple[int, int]:
+    """Width and height."""
+    try:
+        work.check_size(photo, scale, most)
+        facts = photos.probe(photo)
+    except work.UnknownFormat as error:
+        raise HTTPException(415, str(error)) from None
+    except work.TooManyPixels as error:
+        raise HTTPException(413, str(error)) from None
+    except photos.PhotoError as error:
+        raise HTTPException(422, told(error, photo)) from None
+    return facts.width * scale, facts.height * scale
 
 
 def _chosen(offer: Offer, scale: int, name: str | None, depth: str) -> ModelView:

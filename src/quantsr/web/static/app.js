@@ -176,7 +176,7 @@ function listTimes(view, taken) {
 try {
   offer = await (await ask("api/models")).json();
   at("limits").textContent =
-    `PNG, JPEG, WebP, TIFF or BMP; up to ${offer.max_bytes / 1e6} MB, and ${offer.max_pixels / 1e6} megapixels in the result`;
+    `PNG, JPEG, WebP, TIFF, AVIF, BMP or GIF; up to ${offer.max_bytes / 1e6} MB, and ${offer.max_pixels / 1e6} megapixels in the result`;
   at("kept").textContent = offer.kept_seconds / 60;
   listModels();
 } catch (error) {
