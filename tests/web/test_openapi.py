@@ -17,6 +17,7 @@ APP = create_app(SETTINGS, Jobs(lambda job, advance: job.result.write_bytes(b"do
 DESCRIPTION = APP.app.openapi()  # type: ignore[attr-defined]
 ROUTES = [(method, path) for path, methods in DESCRIPTION["paths"].items() for method in methods]
 NAMES = st.text(min_size=1, max_size=40).filter(lambda name: name not in (".", ".."))
+IDS = NAMES.filter(lambda name: "/" not in name)  # else it is another path
 IMAGES = st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBPVP8L"])
 BYTES = st.one_of(st.binary(max_size=300), st.builds(lambda head, rest: head + rest, IMAGES, st.binary(max_size=300)))
 
