@@ -83,7 +83,7 @@ def test_any_body(client: TestClient, body: bytes, kind: str) -> None:
 @settings(max_examples=40, deadline=None, database=None)
 @given(
     st.sampled_from([route for route in ROUTES if "{id}" in route[1]]),
-    NAMES,
+    IDS,
 )
 def test_any_id(client: TestClient, route: tuple[str, str], id: str) -> None:
     method, path = route
