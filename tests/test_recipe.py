@@ -94,18 +94,19 @@ def test_a_bad_override_is_refused(file: Path, text: str) -> None:
 
 
 def test_an_unknown_recipe_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="got recipe 'x9', wanted a TOML file or one of paper-x2-w2a2, "):
+    with pytest.raises(ConfigError, match="got recipe 'x9', wanted a TOML file or one of paper-t-x2-w2a2, "):
         recipe.load("x9")
 
 
 @pytest.mark.parametrize("name", [name for name in recipe.names() if not name.startswith("small")])
 def test_bundled_recipes_are_what_they_are_called(name: str) -> None:
-    kind, scale, bits = name.split("-")
+    kind, *transformer, scale, bits = name.split("-")
     stages = recipe.load(name)
     assert list(stages) == ["float", "quantized", "dqa"]
     for stage, config in stages.items():
         assert config.model.upscale == int(scale[1:])
-        assert config.model.blocks == {"practical": 16, "paper": 32}[kind]
+        assert config.model.backbone == ("swinir" if transformer else "edsr")
+        assert config.model.blocks == (8 if transformer else {"practical": 16, "paper": 32}[kind])
         quant = config.quant
         assert ("float" if quant is None else f"w{quant.weight_bits}a{quant.act_bits}") == (
             "float" if stage == "float" else bits
