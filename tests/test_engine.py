@@ -80,6 +80,27 @@ def test_any_code_may_stand_for_zero(kernel_row, act_bits, levels, zero, kernel)
     np.testing.assert_array_equal(got, integer_conv(np.minimum(codes, levels), weights, zero))
 
 
+@pytest.mark.parametrize("kernel_row", KERNELS, ids="-".join)
+@pytest.mark.parametrize("weight_bits", [2, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_odd_weights_give_the_reference(kernel_row, weight_bits, kernel):
+    rng = np.random.default_rng(8)
+    attrs = {"in_channels": 40, "out_channels": 33, "kernel": kernel}
+    attrs |= {"weight_bits": weight_bits, "act_bits": 4, "zero": 8}
+    roles = {role: role for role in ("weight", "mul", "bias")}
+    conv = Op("odd_qconv2d", ("a",), "y", attrs, roles)
+    tensors = {
+        "offset": np.zeros(40, np.float32),
+        "weight": bits.pack(rng.integers(0, 2**weight_bits, (33, kernel, kernel, 40)).astype(np.uint8), weight_bits),
+        "mul": rng.standard_normal(33).astype(np.float32),
+        "bias": rng.standard_normal(33).astype(np.float32),
+    }
+    quantizer = Op("quantize", ("image",), "a", {"inv": 1.0, "levels": 15}, {"offset": "offset"})
+    codes = rng.integers(0, 16, (9, 8, 40)).astype(np.float32)
+    got = run_native([native_op(op, tensors) for op in (quantizer, conv)], "y", codes, *kernel_row)
+    np.testing.assert_array_equal(got, reference.step(conv, [codes.astype(np.uint8)], tensors))
+
+
 def assert_exact(rng, kernel_row, size, channels, outputs, kernel, weight_bits, act_bits, signed, a_fill, w_fill):
     zero = 2 ** (act_bits - 1) if signed else 0
     half = 2 ** (weight_bits - 1)

@@ -53,6 +53,12 @@ def naive(op, inputs, tensors):
             conv = Op(op.kind.removeprefix("edge_"), op.inputs, op.output, op.attrs, {role: role for role in own})
             out[y, z] = naive(conv, inputs, own)[y, z]
         return out
+    if op.kind == "odd_qconv2d":
+        b = op.attrs["weight_bits"]
+        stored = bits.unpack(t["weight"], b, math.prod([t["mul"].size, op.attrs["kernel"] ** 2, c])).astype(int)
+        attrs = {**op.attrs, "weight_bits": 4}
+        t["weight"] = bits.pack((2 * (stored - 2 ** (b - 1)) + 1 + 8).astype(np.uint8), 4)
+        return naive(Op("qconv2d", op.inputs, op.output, attrs, {role: role for role in t}), inputs, t)
     if op.kind in ("conv2d", "qconv2d"):
         weight = t["weight"] if op.kind == "conv2d" else weight_codes(op, t["weight"])
         outputs, side = weight.shape[:2]
@@ -127,6 +133,18 @@ def test_edge_qconv2d_equals_loops(size, kernel, width):
     mul, bias = rng.standard_normal((2, 9, 2)).astype(F)
     tensors = {"weight": bits.pack(stored, width), "mul": mul, "bias": bias}
     a = rng.integers(0, 2**width, (*size, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(reference.step(op, [a], tensors), naive(op, [a], tensors))
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_odd_qconv2d_equals_loops(width):
+    rng = np.random.default_rng(0)
+    attrs = {"in_channels": 3, "out_channels": 2, "kernel": 3, "weight_bits": width, "act_bits": 4, "zero": 5}
+    op = Op("odd_qconv2d", ("a",), "y", attrs, {role: role for role in ("weight", "mul", "bias")})
+    mul, bias = rng.standard_normal((2, 2)).astype(F)
+    stored = rng.integers(0, 2**width, (2, 3, 3, 3)).astype(np.uint8)
+    tensors = {"weight": bits.pack(stored, width), "mul": mul, "bias": bias}
+    a = rng.integers(0, 16, (5, 4, 3)).astype(np.uint8)
     np.testing.assert_array_equal(reference.step(op, [a], tensors), naive(op, [a], tensors))
 
 

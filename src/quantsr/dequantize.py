@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quantsr.packing.ops import Op, Program, weight_codes
+from quantsr.packing.ops import QCONVS, Op, Program, weight_codes
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -22,7 +22,7 @@ def without_quantizers(program: Program, tensors: Tensors) -> tuple[Program, dic
     for op in program.ops:
         if op.kind == "quantize":
             continue
-        if op.kind == "qconv2d":
+        if op.kind in QCONVS:
             plain, own = _plain(op, quantizers[op.inputs[0]], tensors)
         else:
             plain, own = op, {name: tensors[name] for name in op.tensors.values()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quantsr import _native
 from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.fast import with_eight_bits
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program, trace, weight_codes
+from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, trace, weight_codes
 
 Array = NDArray[np.float32]
 
@@ -185,11 +185,17 @@ def eight_bits(program: Program, tensors: Mapping[str, np.ndarray], threads: int
 
 
 def native_op(op: Op, tensors: Mapping[str, np.ndarray]) -> "_native.OpTuple":
-    """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I)."""
+    """The op with its arrays: float32 as they are, weight codes unpacked to int8 (O, K, K, I).
+
+    An odd_qconv2d is a qconv2d whose weights are a bit wider.
+    """
     arrays = {role: tensors[name] for role, name in op.tensors.items()}
-    if op.kind in ("qconv2d", "edge_qconv2d"):
+    attrs, kind = {name: float(value) for name, value in op.attrs.items()}, op.kind
+    if kind in QCONVS:
         arrays["weight"] = weight_codes(op, arrays["weight"])
-    return op.kind, list(op.inputs), op.output, {name: float(value) for name, value in op.attrs.items()}, arrays
+    if kind == "odd_qconv2d":
+        kind, attrs["weight_bits"] = "qconv2d", attrs["weight_bits"] + 1
+    return kind, list(op.inputs), op.output, attrs, arrays
 
 
 def _checked(image: Array) -> Array:

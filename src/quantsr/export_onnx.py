@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program, weight_codes
+from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
 
 LOW_BIT = ("qdq", "float")
 INPUT, OUTPUT = IMAGE, "upscaled"
@@ -52,7 +52,7 @@ class _Graph:
         self.tensors = tensors
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
-        self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind == "qconv2d"}
+        self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
         self.steps: dict[str, float] = {}  # of each value of codes: the scale
         for op in program.ops:
             if op.kind not in _RULES:
@@ -151,6 +151,7 @@ _RULES = {
     "conv2d": _Graph.conv2d,
     "quantize": _Graph.quantize,
     "qconv2d": _Graph.qconv2d,
+    "odd_qconv2d": _Graph.qconv2d,
     "relu": _Graph.relu,
     "residual": _Graph.residual,
     "pixel_shuffle": _Graph.pixel_shuffle,

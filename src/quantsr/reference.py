@@ -203,6 +203,7 @@ STEPS: dict[str, Callable[..., np.ndarray]] = {
     "edge_conv2d": _edge_conv2d,
     "quantize": _quantize,
     "qconv2d": _qconv2d,
+    "odd_qconv2d": _qconv2d,
     "edge_qconv2d": _edge_qconv2d,
     "relu": _relu,
     "residual": _residual,

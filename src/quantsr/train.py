@@ -317,7 +317,7 @@ def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
 
 
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
-    fields = ("weight_bits", "act_bits", "quantizer", "placement")
+    fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid")
     return a is not None and all(getattr(a, name) == getattr(b, name) for name in fields)
 
 

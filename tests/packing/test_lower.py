@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from quantsr import reference
+from quantsr.engine import Engine, available_isas
 from quantsr.models import EDSR
 from quantsr.packing import dumps, loads
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import PackedModel, weight_codes
+from quantsr.packing.ops import QCONVS, PackedModel, weight_codes
 from quantsr.quant import NotPackable, QuantConfig, calibrate, quantize, quantized_layers
 from quantsr.quant.ddtb import DDTBInput
 
@@ -131,6 +132,8 @@ VARIANTS = {
     "shifted weights": {"weight_shift": True},
     "one shift": {"act_shift": "per_tensor"},
     "no shift": {"act_shift": "none"},
+    "mid-rise weights": {"weight_grid": "mid_rise"},
+    "mid-rise weights, per-channel steps": {"weight_grid": "mid_rise", "weight_granularity": "per_channel"},
     "from percentiles": {"range_init": "percentile"},
     "lsq": {"quantizer": "lsq"},
     "pams": {"quantizer": "pams"},
@@ -138,12 +141,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant,bits", [(v, bits) for v in VARIANTS for bits in (2, 3, 4) if bits < 4 or not v.startswith("mid-rise")]
+)
 def test_variants_are_packed_run_and_lifted(variant: str, bits: int, image: np.ndarray) -> None:
     network = make_network(bits, **VARIANTS[variant])
     model = loads(dumps(lower(network, name="test", quant=QuantConfig(bits, bits, **VARIANTS[variant]))))
-    muls = [model.tensors[op.tensors["mul"]] for op in model.programs["full"].ops if op.kind == "qconv2d"]
+    muls = [model.tensors[op.tensors["mul"]] for op in model.programs["full"].ops if op.kind in QCONVS]
     assert all((len(np.unique(mul)) > 1) == ("per-channel" in variant) for mul in muls)
     expected = run_torch(network, image, "full")
     got = reference.run(model.programs["full"], model.tensors, image)
@@ -154,6 +158,32 @@ def test_variants_are_packed_run_and_lifted(variant: str, bits: int, image: np.n
     for name, layer in quantized_layers(again).items():
         twin = quantized_layers(network)[name]
         assert torch.equal(layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0])
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_mid_rise_grid_has_odd_codes_of_as_many_bits(bits: int, image: np.ndarray) -> None:
+    network = make_network(bits, weight_grid="mid_rise")
+    model = packed(network, bits)
+    odd = [op for op in model.programs["full"].ops if op.kind == "odd_qconv2d"]
+    assert [op.output for op in odd] == list(quantized_layers(network))
+    for op in odd:
+        codes = weight_codes(op, model.tensors[op.tensors["weight"]])
+        assert len(np.unique(codes)) > 2 ** (bits - 1)
+        assert set(codes.ravel().tolist()) <= set(range(1 - 2**bits, 2**bits, 2))
+    plain, data = packed(make_network(bits), bits), dumps(model)
+    assert b'"version":"2"' in data[:200]
+    names = len(b"odd_") * sum(op.kind == "odd_qconv2d" for p in model.programs.values() for op in p.ops)
+    assert abs(len(data) - len(dumps(plain)) - names) < 200  # the digits of floats in JSON
+    wanted = reference.run(model.programs["full"], model.tensors, image)
+    for isa in available_isas():
+        np.testing.assert_allclose(Engine(model, isa=isa)(image), wanted, atol=1e-5)
+
+
+def test_a_mid_rise_grid_of_4_bits_is_refused() -> None:
+    with pytest.raises(
+        NotPackable, match=r"^body\.0\.conv1: got a mid-rise grid of 4-bit weights, wanted one of \(2, 3\)"
+    ):
+        packed(make_network(4, weight_grid="mid_rise"), 4)
 
 
 @pytest.mark.parametrize("placement", ["pams", "cadyq"])

@@ -302,6 +302,7 @@ OTHER = {
     "weight_granularity": "per_channel",
     "act_shift": "none",
     "weight_shift": True,
+    "weight_grid": "mid_rise",
     "range_init": "percentile",
 }
 

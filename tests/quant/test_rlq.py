@@ -34,6 +34,14 @@ def ready(
     return quantizer
 
 
+def mid_rise(bits: int, *, scale: float = 0.37, temperature: float = 1.0) -> RLQ:
+    """A quantizer of weights on the grid without 0."""
+    quantizer = RLQ(bits, temperature=temperature, mid_rise=True)
+    quantizer.calibrated = True
+    quantizer.scale.data.fill_(scale)
+    return quantizer
+
+
 def samples(quantizer: RLQ, shape: tuple[int, ...] = (2, 3, 7, 9)) -> Tensor:
     """float64 values from well below to well above the quantizer's range."""
     qmin, qmax = code_range(quantizer.bits, quantizer.signed)
@@ -119,6 +127,35 @@ def test_the_shift_moves_a_channel_and_is_not_taken_back() -> None:
     assert quantizer(x).flatten().tolist() == [3, 1]
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_a_mid_rise_grid_has_pairs_of_levels_and_no_zero(bits: int) -> None:
+    quantizer = mid_rise(bits)
+    w = samples(quantizer, (4, 3, 40, 40)).float()
+    codes, params = quantizer.codes(w)
+    assert codes.unique().tolist() == list(range(1 - 2**bits, 2**bits, 2))
+    assert (params.qmin, params.qmax, params.step) == (1 - 2**bits, 2**bits - 1, 2)
+    assert torch.equal(quantizer(w), (codes * params.scale).float())
+    inside = w.abs() <= 2 ** (bits - 1) * 0.37
+    assert float((quantizer(w) - w).detach().abs()[inside].max()) <= 0.37 / 2 * (1 + 1e-5)
+    again = mid_rise(bits, scale=1.0)
+    again.restore(params)
+    assert torch.equal(again(quantizer(w)), quantizer(w))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_mid_rise_grid_starts_near_the_least_squared_error(bits: int) -> None:
+    w = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+    quantizer = mid_rise(bits)
+    quantizer.init_from(w)
+
+    def error(scale: float) -> float:
+        quantizer.scale.data.fill_(scale)
+        return float((quantizer(w) - w).square().mean())
+
+    start = float(quantizer.scale)
+    assert error(start) < 1.02 * min(error(start * factor) for factor in (0.8, 0.9, 0.95, 1.05, 1.1, 1.2))
+
+
 # ---- backward
 
 
@@ -154,6 +191,23 @@ def _slope(v: Tensor, temperature: float) -> Tensor:
     if temperature == 0:
         return torch.ones_like(v)
     return temperature / (2 * math.tanh(temperature / 2) * torch.cosh(temperature * (v - v.floor() - 0.5)) ** 2)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("bits", BITS)
+def test_gradients_of_a_mid_rise_grid_equal_the_closed_form(bits: int, temperature: float) -> None:
+    quantizer = mid_rise(bits, temperature=temperature).double()
+    qmin, qmax = code_range(bits, True)
+    w = samples(quantizer).requires_grad_()
+    incoming = torch.randn(w.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    quantizer(w).backward(incoming)
+    u = w.detach() / quantizer.scale.detach()
+    v = u - 0.5
+    inside, slope = (v >= qmin) & (v <= qmax), _slope(v, temperature)
+    per_step = torch.where(inside, v.round() + 0.5 - slope * u, v.clamp(qmin, qmax) + 0.5)
+    torch.testing.assert_close(w.grad, incoming * torch.where(inside, slope, 0.0), rtol=1e-12, atol=1e-12)
+    wanted = (incoming * per_step).sum() / math.sqrt(w.numel() * qmax)
+    torch.testing.assert_close(quantizer.scale.grad, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES[1:])

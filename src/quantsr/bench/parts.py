@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from quantsr import reference
 from quantsr.bench import random_network
 from quantsr.packing.collapse import collapse_tail
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program
+from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, Program
 
 PARTS = ("layer", "body", "network")
 TAILS = ("as-is", "collapsed")
@@ -62,7 +62,7 @@ def body(whole: Part) -> tuple[Part, Part]:
     ops = whole.program.ops
     kinds = [op.kind for op in ops]
     first = kinds.index("quantize")
-    made = {op.output for op in ops if op.kind == "qconv2d"}
+    made = {op.output for op in ops if op.kind in QCONVS}
     last = max(i for i, op in enumerate(ops) if op.kind == "residual" and op.inputs[1] in made)
     stream = ops[first].inputs[0]
     before = Part(Program(_needed_for(stream, ops[:first]), stream), whole.tensors)
@@ -126,4 +126,4 @@ def _weights(op: Op, tensors: Tensors) -> int:
     if op.kind in ("conv2d", "edge_conv2d"):
         return math.prod(tensors[op.tensors["weight"]].shape[-4:])  # a pixel uses one kernel
     fields: dict[str, Any] = dict(op.attrs)
-    return int(fields["in_channels"] * fields["out_channels"] * fields["kernel"] ** 2) if op.kind == "qconv2d" else 0
+    return int(fields["in_channels"] * fields["out_channels"] * fields["kernel"] ** 2) if op.kind in QCONVS else 0

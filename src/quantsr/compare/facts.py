@@ -98,7 +98,8 @@ def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[floa
                 codes, params = source()
             except NotPackable:
                 continue
-            share = torch.bincount((codes.flatten().int() - params.qmin), minlength=2**params.bits) / codes.numel()
+            places = (codes.flatten().int() - params.qmin) // params.step
+            share = torch.bincount(places, minlength=2**params.bits) / codes.numel()
             table = use.setdefault(what, {"unused": [], "entropy": []})
             table["unused"].append(float((share == 0).double().mean()))
             table["entropy"].append(float(-(share * share.clamp_min(1e-12).log2()).sum()))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantsr.packing.file import dumps
-from quantsr.packing.ops import FLOAT_BITS, OPS, Op, PackedModel, Program, Step, trace
+from quantsr.packing.ops import FLOAT_BITS, OPS, QCONVS, Op, PackedModel, Program, Step, trace
 
 WIDTH, HEIGHT = 320, 180
 
@@ -127,5 +127,5 @@ def _scalars(op: Op, tensors: Mapping[str, np.ndarray]) -> int:
 
 def _part(kind: str, role: str) -> str:
     if role == "weight":
-        return "low-bit weights" if kind == "qconv2d" else "float weights"
+        return "low-bit weights" if kind in QCONVS else "float weights"
     return "biases" if role == "bias" else "scalars"

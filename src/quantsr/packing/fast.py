@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsr.packing import bits
-from quantsr.packing.ops import MIN_MUL, Op, Program, Step, trace
+from quantsr.packing.ops import MIN_MUL, QCONVS, Op, Program, Step, trace
 
 Tensors = Mapping[str, np.ndarray]
 Runner = Callable[[Program, np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ def with_eight_bits(program: Program, tensors: Tensors, run: Runner) -> tuple[Pr
     `trace` raises.
     """
     steps = list(trace(program, tensors))
-    first = max((i for i, step in enumerate(steps) if step.op.kind == "qconv2d"), default=len(steps))
+    first = max((i for i, step in enumerate(steps) if step.op.kind in QCONVS), default=len(steps))
     chosen = {step.op.output for step in steps[first:] if _can_round(step)}
     if not chosen:
         wanted = f"float convolutions of {MIN_CHANNELS} or more input channels behind low-bit layers"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinIR, WindowAttention
-from quantsr.packing.ops import FLOAT_BITS, Op, PackedModel, weight_codes
+from quantsr.packing.ops import FLOAT_BITS, QCONVS, Op, PackedModel, weight_codes
 from quantsr.quant import QParams, QuantConfig, QuantConv2d, QuantLinear, quantize
 from quantsr.quant.config import code_range
 
@@ -70,7 +70,7 @@ def _fresh(packed: PackedModel) -> DepthDynamic:
 
 def _config(packed: PackedModel) -> QuantConfig:
     info, ops = packed.info, packed.programs["full"].ops
-    convs = [op for op in ops if op.kind == "qconv2d"]
+    convs = [op for op in ops if op.kind in QCONVS]
     full = all(op.attrs["levels"] == 2 ** info["act_bits"] - 1 for op in ops if op.kind == "quantize")
     common = full and all(op.attrs["zero"] in (0, 2 ** (info["act_bits"] - 1)) for op in convs)
     muls = [packed.tensors[op.tensors["mul"]] for op in convs]
@@ -79,6 +79,7 @@ def _config(packed: PackedModel) -> QuantConfig:
         info["act_bits"],
         "rlq" if common else info["quantizer"],
         info["placement"],
+        weight_grid="mid_rise" if any(op.kind == "odd_qconv2d" for op in convs) else "mid_tread",
         weight_granularity="per_tensor" if all((mul == mul[0]).all() for mul in muls) else "per_channel",
     )
 
@@ -103,7 +104,9 @@ def _fill_quantized(
     _fill(layer.bias, conv, "bias", tensors)
     scale = weight_scale if (weight_scale != weight_scale[0]).any() else weight_scale[0]
     weight_bits, act_bits = int(conv.attrs["weight_bits"]), int(conv.attrs["act_bits"])
-    layer.weight_quantizer.restore(QParams(weight_bits, *code_range(weight_bits, True), torch.tensor(scale)))
+    step = 2 if conv.kind == "odd_qconv2d" else 1
+    low, high = (step * code + step - 1 for code in code_range(weight_bits, True))
+    layer.weight_quantizer.restore(QParams(weight_bits, low, high, torch.tensor(scale), step=step))
     layer.act_quantizer.restore(
         QParams(act_bits, -zero, levels - zero, torch.tensor(act_scale), torch.from_numpy(shift))
     )

@@ -16,7 +16,7 @@ from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer
 from quantsr.packing import bits
-from quantsr.packing.ops import FLOAT_BITS, IMAGE, Op, PackedModel, Program, check_model
+from quantsr.packing.ops import FLOAT_BITS, IMAGE, ODD_BITS, Op, PackedModel, Program, check_model
 from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, QuantLinear, QuantProduct, quantized_layers
 from quantsr.quant.config import QuantConfig, code_range
 
@@ -155,14 +155,16 @@ class _Lowering:
             "act_bits": act.bits,
             "zero": -act.qmin,
         }
-        stored = codes.permute(0, 2, 3, 1).numpy().astype(np.int16) + 2 ** (weight.bits - 1)  # (O, K, K, I)
+        kind = "qconv2d" if weight.step == 1 else "odd_qconv2d"
+        stored = codes.permute(0, 2, 3, 1).numpy().astype(np.int16)  # (O, K, K, I)
+        stored = stored // weight.step + 2 ** (weight.bits - 1)
         mul = np.broadcast_to(scale * _array(weight.scale), (outputs,))
         tensors = {
             "weight": self.store(f"{name}.weight", bits.pack(np.ascontiguousarray(stored, np.uint8), weight.bits)),
             "mul": self.store(f"{name}.mul", mul),
             "bias": self.store(f"{name}.bias", _array(conv.bias)),
         }
-        return self.emit(Op("qconv2d", (quantized,), name, attrs, tensors))
+        return self.emit(Op(kind, (quantized,), name, attrs, tensors))
 
     def norm(self, name: str, norm: nn.LayerNorm, value: str) -> str:
         tensors = {"scale": self.store(f"{name}.scale", _array(norm.weight))}
@@ -252,7 +254,9 @@ def _codes(name: str, conv: QuantConv2d | QuantLinear) -> tuple[Tensor, QParams,
         _, act = conv.act_quantizer.codes(torch.zeros(1, conv.weight.shape[1], 1, 1))
     except NotPackable as error:
         raise NotPackable(f"{name}: {error}. It runs in torch only") from error
-    low, high = code_range(weight.bits, True)
+    if weight.step == 2 and weight.bits not in ODD_BITS:
+        raise NotPackable(f"{name}: got a mid-rise grid of {weight.bits}-bit weights, wanted one of {ODD_BITS} bits")
+    low, high = (weight.step * code + weight.step - 1 for code in code_range(weight.bits, True))
     if weight.qmin < low or weight.qmax > high:
         raise NotPackable(f"{name}: got weight codes {weight.qmin}..{weight.qmax}, wanted some of {low}..{high}")
     if not act.qmin <= 0 <= act.qmax:

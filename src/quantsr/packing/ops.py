@@ -31,7 +31,9 @@ DEPTHS = ("full", "half", "quarter")  # program names; a model has "full" and an
 UPSCALES = (2, 3, 4)
 EDGES = 3  # classes of rows, and of columns: first, middle, last
 FILE_BITS = (2, 3, 4)  # widths of codes in a file; `packing.fast` makes 8-bit ones at load
+QCONVS = ("qconv2d", "odd_qconv2d", "edge_qconv2d")  # kinds with weight codes
 MADE_AT_LOAD = ("edge_qconv2d",)  # kinds that no file holds
+ODD_BITS = (2, 3)  # widths of odd codes: 2*w + 1 must fit the 4 bits of the engine's weights
 FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
 
 MAX_OPS = 2048  # per program; 32 residual blocks take about 200
@@ -206,12 +208,12 @@ def _edge_qconv2d_dims(op: Op, source: Value) -> Dims:
     return dims | {"E": EDGES**2, "P": bits.packed_size(count, int(op.attrs["weight_bits"]))}
 
 
-def _qconv2d_attrs(*kernels: int) -> dict[str, Field]:
+def _qconv2d_attrs(*kernels: int, weight_bits: tuple[int, ...] = bits.BITS) -> dict[str, Field]:
     return {
         "in_channels": _between(1, MAX_CHANNELS),
         "out_channels": _between(1, MAX_CHANNELS),
         "kernel": _one_of(*kernels),
-        "weight_bits": _one_of(*bits.BITS),
+        "weight_bits": _one_of(*weight_bits),
         "act_bits": _one_of(*bits.BITS),
         "zero": _between(0, MAX_CODE),
     }
@@ -297,6 +299,15 @@ OPS: dict[str, OpSpec] = {
         tensors={"weight": ("uint8", "P"), "mul": ("float32", "O"), "bias": ("float32", "O")},
         dims=_qconv2d_dims,
         reads_codes=True,
+    ),
+    # qconv2d with weights 2*w + 1: the codes of a mid-rise quantizer, in units of half its step
+    "odd_qconv2d": OpSpec(
+        _qconv2d,
+        attrs=_qconv2d_attrs(1, 3, weight_bits=ODD_BITS),
+        tensors={"weight": ("uint8", "P"), "mul": ("float32", "O"), "bias": ("float32", "O")},
+        dims=_qconv2d_dims,
+        reads_codes=True,
+        since=2,
     ),
     # qconv2d with weights, mul and bias of the pixel's class, as edge_conv2d
     "edge_qconv2d": OpSpec(
@@ -493,12 +504,13 @@ def format_version(programs: Mapping[str, Program]) -> int:
 def weight_codes(op: Op, packed: np.ndarray) -> np.ndarray:
     """Weight codes of a qconv2d from its packed weight tensor: int8 (O, K, K, I) in -2**(b-1) .. 2**(b-1) - 1.
 
-    Those of an edge_qconv2d are (E, O, K, K, I).
+    Those of an odd_qconv2d are the odd numbers in -(2**b - 1) .. 2**b - 1, those of an edge_qconv2d (E, O, K, K, I).
     """
     o, i, k, b = (int(op.attrs[name]) for name in ("out_channels", "in_channels", "kernel", "weight_bits"))
     shape = (*([EDGES**2] if op.kind == "edge_qconv2d" else []), o, k, k, i)
     stored = bits.unpack(packed, b, math.prod(shape))
-    return (stored.astype(np.int16) - (1 << (b - 1))).astype(np.int8).reshape(shape)
+    codes = stored.astype(np.int16) - (1 << (b - 1))
+    return (2 * codes + 1 if op.kind == "odd_qconv2d" else codes).astype(np.int8).reshape(shape)
 
 
 def _where(op: Op) -> str:
@@ -575,7 +587,7 @@ def _check_info_of(model: PackedModel) -> None:
     """What info claims about the programs."""
     if set(model.info["depths"]) != set(model.programs):
         raise FieldError.of("info depths", sorted(model.info["depths"]), f"{sorted(model.programs)} as in programs")
-    convs = [op for program in model.programs.values() for op in program.ops if op.kind == "qconv2d"]
+    convs = [op for program in model.programs.values() for op in program.ops if op.kind in QCONVS]
     for key in ("weight_bits", "act_bits"):
         widest = max((int(op.attrs[key]) for op in convs), default=FLOAT_BITS)
         if model.info[key] != widest:

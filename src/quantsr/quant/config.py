@@ -21,10 +21,10 @@ def code_range(bits: int, signed: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class QParams:
-    """value = scale * code, code in qmin .. qmax, at most 2^bits of them; the zero point is code 0.
+    """value = scale * code, code one of qmin, qmin + step .. qmax, at most 2^bits of them; the zero point is code 0.
 
     bits: 2, 3 or 4. scale: float64 scalar (per_tensor) or (O,) (per_channel). shift: float64 (C,) or (1,), added to
-    the input before quantization and never subtracted again, or None.
+    the input before quantization and never subtracted again, or None. step: 1, or 2 for codes that are all odd.
     """
 
     bits: int
@@ -32,6 +32,7 @@ class QParams:
     qmax: int
     scale: Tensor
     shift: Tensor | None = None
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class QuantConfig:
     weight_granularity: str = "per_tensor"  # learned weight steps: "per_tensor", or "per_channel" of the output
     act_shift: str = "per_channel"  # RLQ's shift of a layer's input: "per_channel", "per_tensor" or "none"
     weight_shift: bool = False  # RLQ: also one learned shift per weight tensor
+    weight_grid: str = "mid_tread"  # RLQ: weight levels -2^(b-1) .. 2^(b-1)-1 steps, or "mid_rise": those + 1/2
     range_init: str = "lsq"  # first steps: "lsq", 2 * mean|x| / sqrt(qmax), or "percentile", 99th of |x| / qmax
 
     def __post_init__(self) -> None:
@@ -61,5 +63,6 @@ class QuantConfig:
 CHOICES = {
     "weight_granularity": ("per_tensor", "per_channel"),
     "act_shift": ("per_channel", "per_tensor", "none"),
+    "weight_grid": ("mid_tread", "mid_rise"),
     "range_init": ("lsq", "percentile"),
 }

@@ -19,7 +19,7 @@ from quantsr.quant.pams import PAMSInput, PAMSWeight
 from quantsr.quant.placements import PLACEMENTS, Placement
 from quantsr.quant.quantizer import Method, Quantizer
 
-RLQ_OPTIONS = ("temperature", "weight_granularity", "act_shift", "weight_shift", "range_init")
+RLQ_OPTIONS = ("temperature", "weight_granularity", "act_shift", "weight_shift", "weight_grid", "range_init")
 
 QUANTIZERS: dict[str, Method] = {
     "rlq": Method(rlq.weight, rlq.act, RLQ_OPTIONS),

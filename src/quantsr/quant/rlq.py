@@ -12,7 +12,11 @@ gradient scale of LSQ (Esser et al., ICLR 2020), numel the values that share the
 shift is LSQ.
 Differs from the released code: signedness comes from calibration over several batches, not from the first batch.
 Options beyond it: a step per output channel of a weight, one shift per tensor for inputs and for weights, first steps
-from a percentile.
+from a percentile, and a mid-rise grid of weights: with v = clamp(w / scale - 1/2, qmin, qmax)
+
+    forward    w_hat = scale * (round(v) + 1/2)                    2^bits levels in pairs of both signs, none of them 0
+    backward   as above; d w_hat / d scale = round(v) + 1/2 - phi'(v) * w / scale inside, qmin + 1/2 or qmax + 1/2
+               outside, times g
 """
 
 import math
@@ -26,6 +30,7 @@ from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import scale_grad, soft_round
 
 PERCENTILE = 99  # of |x|, which the largest code then stands for
+MID_RISE_START = {2: 1.25, 3: 0.75, 4: 0.42}  # step / mean|w| of the least squared error for a normal distribution
 
 
 class RLQ(Quantizer):
@@ -34,7 +39,7 @@ class RLQ(Quantizer):
     temperature: T; None for a quantizer without one, that is with plain straight-through (T = 0).
     shift_channels: channels C if a learnable shift per channel is wanted, 1 for a shift of the whole tensor; axis 1 of
     x counts channels. step_channels: output channels O if each is to have its step; axis 0 of a weight counts them.
-    range_init: as in QuantConfig.
+    mid_rise: levels halfway between those of the codes. range_init: as in QuantConfig.
     """
 
     def __init__(
@@ -44,10 +49,11 @@ class RLQ(Quantizer):
         temperature: float | None = 1.0,
         shift_channels: int | None = None,
         step_channels: int | None = None,
+        mid_rise: bool = False,
         range_init: str = "lsq",
     ) -> None:
         super().__init__(bits)
-        self.temperature, self.range_init = temperature, range_init
+        self.temperature, self.mid_rise, self.range_init = temperature, mid_rise, range_init
         self.scale = nn.Parameter(torch.ones(() if step_channels is None else (step_channels,)))
         self.shift = None if shift_channels is None else nn.Parameter(torch.zeros(shift_channels))
 
@@ -67,6 +73,8 @@ class RLQ(Quantizer):
         rows = weight.abs().reshape(self.scale.numel(), -1)  # a step each
         if self.range_init == "percentile":
             scale = torch.quantile(rows, PERCENTILE / 100, dim=1) / self._qmax
+        elif self.mid_rise:
+            scale = MID_RISE_START[self.bits] * rows.mean(1).double()
         else:
             scale = 2 * rows.mean(1).double() / math.sqrt(self._qmax)
         self._start(scale.view_as(self.scale))
@@ -74,7 +82,7 @@ class RLQ(Quantizer):
     @torch.no_grad()
     def restore(self, params: QParams) -> None:
         self.signed = params.qmin < 0
-        self._start(params.scale)
+        self._start(params.scale * params.step)
         if self.shift is not None and params.shift is not None:
             self.shift.copy_(params.shift)
 
@@ -85,20 +93,23 @@ class RLQ(Quantizer):
     def fake_quant(self, x: Tensor) -> Tensor:
         sharing = x.numel() * self.processes // self.scale.numel()
         scale = self._per_value(scale_grad(self.scale, 1 / math.sqrt(sharing * self._qmax)), x)
-        return self._codes(x, scale) * scale
+        return self._levels(x, scale) * scale
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         shift = None if self.shift is None else self.shift.double()
-        params = QParams(self.bits, *code_range(self.bits, self.signed), self.scale.double(), shift)
-        return self._codes(x, self._per_value(self.scale, x)).to(torch.int8), params
+        step = 2 if self.mid_rise else 1  # odd multiples of half the scale
+        qmin, qmax = (step * code + step - 1 for code in code_range(self.bits, self.signed))
+        params = QParams(self.bits, qmin, qmax, self.scale.double() / step, shift, step)
+        return (self._levels(x, self._per_value(self.scale, x)) * step).to(torch.int8), params
 
     @torch.no_grad()
     def keep_valid(self) -> None:
         self.scale.clamp_(min=MIN_SCALE)  # a step of 0 or less would leave a dead layer without gradient
 
-    def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
-        v = torch.clamp(self._shifted(x) / scale, *code_range(self.bits, self.signed))
-        return soft_round(v, self.temperature or 0.0)
+    def _levels(self, x: Tensor, scale: Tensor) -> Tensor:
+        half = 0.5 if self.mid_rise else 0.0
+        v = torch.clamp(self._shifted(x) / scale - half, *code_range(self.bits, self.signed))
+        return soft_round(v, self.temperature or 0.0) + half
 
     def _shifted(self, x: Tensor) -> Tensor:
         return x if self.shift is None else x + self.shift.view(1, -1, *[1] * (x.dim() - 2))
@@ -118,6 +129,7 @@ def weight(config: QuantConfig, channels: int) -> RLQ:
         temperature=config.temperature,
         shift_channels=1 if config.weight_shift else None,
         step_channels=channels if config.weight_granularity == "per_channel" else None,
+        mid_rise=config.weight_grid == "mid_rise",
         range_init=config.range_init,
     )
 
