@@ -1,6 +1,7 @@
 """Writing a photograph with everything that its format can hold, and refusing before work is done what it cannot."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,11 +44,20 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
     return kind
 
 
-def write(path: Path, photo: Photo, *, quality: int | None = None, beside: Path | None = None) -> None:
+def write(
+    path: Path,
+    photo: Photo,
+    *,
+    quality: int | None = None,
+    beside: Path | None = None,
+    proceed: Callable[[], object] | None = None,
+) -> None:
     """Writes beside the target, syncs, renames. The metadata's sizes and orientation are made those of the pixels.
 
-    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. Raises PhotoError for what the
-    format cannot hold, and OSError when the disk refuses; the old file, if any, is then whole.
+    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. proceed: called before each part is
+    written, some 64 KiB of PNG, JPEG and BMP, 1 MiB of pixels of TIFF, all of WebP and AVIF; what it raises ends the
+    work. Raises PhotoError for what the format cannot hold, and OSError when the disk refuses. However it ends, the old
+    file, if any, is whole.
     """
     kind = check_fits(path, photo, 1)
     image = _fitting(photo.pixels, kind)
@@ -66,10 +76,27 @@ def write(path: Path, photo: Photo, *, quality: int | None = None, beside: Path 
             options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
             Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
 
+    def asking(file: BinaryIO) -> None:
+        encode(_Asking(file, proceed))
+
     try:
-        write_atomically(path, encode, beside)
+        write_atomically(path, encode if proceed is None else asking, beside)
     except ValueError as error:
         raise PhotoError(f"{path}: {error}") from error
+
+
+class _Asking(io.BufferedIOBase):
+    """A file that calls `proceed` before each write. It has no descriptor, else encoders would write past it."""
+
+    def __init__(self, file: BinaryIO, proceed: Callable[[], object]) -> None:
+        self._file, self._proceed = file, proceed
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "Buffer") -> int:
+        self._proceed()
+        return self._file.write(data)
 
 
 def _see_through(image: Pixels) -> bool:
