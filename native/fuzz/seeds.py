@@ -46,8 +46,8 @@ def encoded(program: Program, tensors: dict, isa: int, size: tuple[int, int] = (
 
 
 def _in_order(attrs: dict) -> list[tuple[str, float]]:
-    order = ("inv", "levels", "gain", "upscale", "in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero")
-    return sorted(attrs.items(), key=lambda item: order.index(item[0]))
+    order = ("inv", "levels", "in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero")
+    return sorted(attrs.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0)
 
 
 def _attribute(name: str, value: float) -> int:

@@ -19,7 +19,7 @@ MOST_CHUNKS = 1_000_000  # 8 GB of pixels, as they are usually cut up
 
 
 def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """EXIF and XMP, empty where there is none. Raises ValueError for what is damaged or too large, and OSError."""
+    """EXIF and XMP, empty where there is none or it is damaged. Raises ValueError where it is too large; OSError."""
     exif = raw = xmp = b""
     with open(path, "rb") as file:
         for name, data in _chunks(file):
@@ -57,15 +57,18 @@ def _international(text: bytes) -> bytes:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")).removeprefix(PREFIX)
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")).removeprefix(PREFIX)
+    except ValueError:
+        return b""
 
 
 def _inflated(data: bytes) -> bytes:
     try:
         made = zlib.decompressobj()
         found = made.decompress(data, MOST_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"damaged text ({error})") from error
+    except zlib.error:
+        return b""
     if made.unconsumed_tail:
         raise ValueError(f"more than {MOST_BYTES} bytes of text")
     return found

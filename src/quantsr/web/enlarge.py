@@ -46,7 +46,8 @@ def enlarge(
     """Enlarges an image file into a PNG with all that the photo holds.
 
     advance: called with the share that is done, 0 to 1, before the first tile, after each, and while the result is
-    written; what it raises ends the work. Raises PhotoError for a file that cannot be read, and for a result that differs from its input.
+    written; what it raises ends the work. Raises PhotoError for a file that cannot be read, and for a result that
+    differs from its input.
     """
     read = photos.read(photo)
     advance(0)
