@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def test_memory_bounds_the_tile_and_never_changes_the_result(model: Model) -> No
     with pytest.raises(quantsr.engine.TooLittleMemory) as error:
         model.upscale(image, memory=1000 + image.size * 4)
     assert engine.tile_within(1000 + error.value.lacking) > 0
+
+
+def test_buffers_go_with_the_model() -> None:
+    model = Model(tiny_model(), threads=1)
+    model.upscale(np.zeros((8, 8, 3), np.uint8))
+    engine = weakref.ref(model.engine("full"))
+    assert model.engine("full") is engine()
+    gc.disable()  # no cycle may have to be found
+    try:
+        del model
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_depths_deepest_first(model: Model) -> None:

@@ -1,7 +1,7 @@
 """A packed network, ready to upscale images. Never loads torch."""
 
+import threading
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,25 @@ WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with t
 
 
 class Model:
-    """What `quantsr.load` returns. Engines of the depths are built when first used and kept.
+    """What `quantsr.load` returns. Engines of the depths are built when first used and kept as long as the model.
 
     threads: 1 or more, None for all cores. fast: as for `quantsr.engine.Engine`.
     """
 
     def __init__(self, packed: PackedModel, threads: int | None = None, fast: bool = False) -> None:
         self.packed, self.threads, self.fast = packed, threads, fast
-        self.engine = lru_cache(maxsize=None)(self._engine)
+        # No cache around the method: it would hold the model, and their cycle the engines' buffers.
+        self._engines: dict[str, Engine] = {}
+        self._building = threading.Lock()
 
-    def _engine(self, depth: str) -> Engine:
+    def engine(self, depth: str) -> Engine:
+        """The engine of one of `depths`, built when first asked for. Raises ValueError for another depth."""
         if depth not in self.depths:
             raise ValueError(f"got depth {depth!r}, wanted one of {', '.join(self.depths)}")
-        return Engine(self.packed, depth=depth, threads=self.threads, fast=self.fast)
+        with self._building:
+            if depth not in self._engines:
+                self._engines[depth] = Engine(self.packed, depth=depth, threads=self.threads, fast=self.fast)
+            return self._engines[depth]
 
     @property
     def depths(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -358,3 +359,126 @@ def test_damaged_exif_does_no_harm(tmp_path: Path, cut: int) -> None:
         photo = photos.read(tmp_path / "a.jpg")
         photos.write(tmp_path / "b.jpg", photo)
         assert photos.read(tmp_path / "b.jpg").pixels.shape == photo.pixels.shape  # turned at most once
+
+
+# ---- metadata of PNGs, wherever it lies
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_with(*chunks: bytes, behind: bool, size: tuple[int, int] = (30, 20)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 100, 0)).save(file, "PNG")
+    data = file.getvalue()
+    at = len(data) - 12 if behind else 33  # before IEND; after IHDR
+    return data[:at] + b"".join(chunks) + data[at:]
+
+
+def raw_profile(exif: bytes) -> bytes:
+    """As ImageMagick writes it."""
+    digits = (b"Exif\0\0" + exif).hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    return f"\nexif\n{len(exif) + 6:8}\n{lines}\n".encode()
+
+
+TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
+TURNED_XMP = b'<x tiff:Orientation="6"/>'
+EXIF_CHUNKS = {
+    "eXIf": chunk(b"eXIf", TURNED),
+    "tEXt": chunk(b"tEXt", b"Raw profile type exif\0" + raw_profile(TURNED)),
+    "zTXt": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(TURNED))),
+}
+XMP_CHUNKS = {
+    "iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + TURNED_XMP),
+    "iTXt compressed": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0name\0" + zlib.compress(TURNED_XMP)),
+}
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize("kind", EXIF_CHUNKS | XMP_CHUNKS)
+def test_png_metadata_is_found(tmp_path: Path, kind: str, behind: bool) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with((EXIF_CHUNKS | XMP_CHUNKS)[kind], behind=behind))
+    photo = photos.read(path)
+    assert photo.pixels.shape == (30, 20, 3)
+    assert (photo.metadata.exif, photo.metadata.xmp) == ((TURNED, b"") if kind in EXIF_CHUNKS else (b"", TURNED_XMP))
+    facts = photos.probe(path)
+    assert (facts.width, facts.height) == (20, 30)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_probing_a_png_decodes_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: bool) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with(EXIF_CHUNKS["zTXt"], behind=behind, size=(5000, 100)))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    assert (photos.probe(path).width, photos.probe(path).height) == (100, 5000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        chunk(b"tEXt", b"Raw profile type exif\0\nexif\n  8\nzz"),
+        chunk(b"tEXt", b"Raw profile type exif\0"),
+        chunk(b"zTXt", b"Raw profile type exif\0\0junk"),
+        chunk(b"eXIf", b""),
+        chunk(b"eXIf", b"junk"),
+    ],
+    ids=["no hex", "empty", "not deflated", "empty eXIf", "junk"],
+)
+def test_damaged_png_metadata_does_no_harm(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with(data, behind=True))
+    assert photos.read(path).pixels.shape == (20, 30, 3)
+
+
+def test_a_bomb_of_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    text = zlib.compress(bytes(40 << 20), 9)
+    path.write_bytes(png_with(chunk(b"zTXt", b"Raw profile type exif\0\0" + text), behind=True))
+    with pytest.raises(PhotoError, match="bytes of text"):
+        photos.probe(path)
+
+
+# ---- writing
+
+
+class Stop(Exception):
+    """Ends a write."""
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_writing_can_be_stopped(tmp_path: Path, suffix: str, deep: bool) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"old")
+    pixels = noise((3,), np.uint16 if deep else np.uint8, (300, 400))
+    calls: list[int] = []
+    photos.write(tmp_path / f"whole{suffix}", Photo(pixels), proceed=lambda: calls.append(1))
+    assert len(calls) > (5 if suffix in (".png", ".jpg") else 0)
+
+    def stop() -> None:
+        calls.pop()
+        if not calls:
+            raise Stop
+
+    with pytest.raises(Stop):
+        photos.write(path, Photo(pixels), proceed=stop)
+    assert path.read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"a{suffix}", f"whole{suffix}"])
+    photos.write(path, Photo(pixels))
+    assert path.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+def test_large_pngs_are_compressed_by_runs(tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(300, 400)
+    photos.write(tmp_path / "small.png", Photo(pixels))
+    monkeypatch.setattr(sys.modules["quantsr.photos.write"], "LARGE_PIXELS", 300 * 400 - 1)
+    photos.write(tmp_path / "large.png", Photo(pixels))
+    np.testing.assert_array_equal(photos.read(tmp_path / "large.png").pixels, pixels)
+    expected = io.BytesIO()
+    Image.fromarray(pixels).save(expected, "PNG", compress_type=zlib.Z_RLE)
+    assert (tmp_path / "large.png").read_bytes() == expected.getvalue()
+    assert (tmp_path / "small.png").read_bytes() != expected.getvalue()

@@ -63,13 +63,15 @@ template <int G, class Flags>
 static inline void finish_block(const Epilogue& e, const Block& b, const __m512 (*sums)[G]) {
   const __m512 zero = _mm512_setzero_ps(), gain = _mm512_set1_ps(e.gain);
   const bool relu = e.relu;
-  const float *inv = e.inv + b.o, *offset = e.offset + b.o;
+  // Of what is absent no address is computed: past a null pointer is nowhere.
+  const float *inv = Flags::kCodes ? e.inv + b.o : nullptr, *offset = Flags::kCodes ? e.offset + b.o : nullptr;
   const int left = e.channels - b.o - 16 * (G - 1);  // in the last group
   const __mmask16 last = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
   const float* skip = Flags::kSkip ? at(e.skip, b) : nullptr;
   float* out = Flags::kOut ? at(e.out, b) : nullptr;
   uint8_t* codes = Flags::kCodes ? at(e.codes, b) : nullptr;
-  const int64_t skip_step = e.skip.pixel_stride, out_step = e.out.pixel_stride, codes_step = e.codes.pixel_stride;
+  const int64_t skip_step = Flags::kSkip ? e.skip.pixel_stride : 0, out_step = Flags::kOut ? e.out.pixel_stride : 0,
+                codes_step = Flags::kCodes ? e.codes.pixel_stride : 0;
   for (int r = 0; r < b.pixels; ++r, skip += skip_step, out += out_step, codes += codes_step) {
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.GifImagePlugin import GifImageFile
 
 from quantsr.photos import exif as exif_block
+from quantsr.photos import png_metadata
 from quantsr.photos.formats import READERS
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
@@ -50,7 +51,7 @@ def probe(path: PathLike) -> Facts:
     """Raises PhotoError as `read` does, except for damage behind the head."""
     with _opened(path) as image:
         size = image.size
-        if image.format != "TIFF" and exif_block.orientation(_exif(image), _xmp(image)) > 4:
+        if image.format != "TIFF" and exif_block.orientation(*_exif_and_xmp(path, image)) > 4:
             size = size[::-1]  # Pillow tells a TIFF's upright size
         return Facts(*size, *_kind(path, image))
 
@@ -63,7 +64,7 @@ def read(path: PathLike) -> Photo:
     """
     with _opened(path) as image:
         _kind(path, image)
-        exif, xmp = _exif(image), _xmp(image)
+        exif, xmp = _exif_and_xmp(path, image)
         turn = 1 if image.format == "TIFF" else exif_block.orientation(exif, xmp)  # Pillow turns TIFFs while loading
         icc = image.info.get("icc_profile") or b""
         metadata = Metadata(
@@ -198,19 +199,16 @@ def _set_raw_mode(image: Image.Image, mode: str) -> None:
     image.tile = tiles
 
 
-def _exif(image: Image.Image) -> bytes:
+def _exif_and_xmp(path: PathLike, image: Image.Image) -> tuple[bytes, bytes]:
+    """Decodes no pixels."""
+    if image.format == "PNG":
+        return png_metadata.read(path)
     if image.format == "TIFF":
-        return exif_block.of_tiff(image.getexif())
-    if "exif" in image.info:
-        return bytes(image.info["exif"]).removeprefix(exif_block.PREFIX)
-    if "Raw profile type exif" in image.info:  # ImageMagick's way of EXIF in PNG
-        return image.getexif().tobytes().removeprefix(exif_block.PREFIX)
-    return b""
-
-
-def _xmp(image: Image.Image) -> bytes:
+        exif = exif_block.of_tiff(image.getexif())
+    else:
+        exif = bytes(image.info.get("exif") or b"").removeprefix(exif_block.PREFIX)
     xmp = image.info.get("xmp") or b""
-    return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    return exif, xmp.encode() if isinstance(xmp, str) else bytes(xmp)
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

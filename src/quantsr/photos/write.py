@@ -1,8 +1,10 @@
 """Writing a photograph with everything that its format can hold, and refusing before work is done what it cannot."""
 
 import io
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,9 @@ from quantsr.photos.formats import FORMATS, Format, format_of
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
 
+# Larger PNGs are compressed by runs alone: a photograph of 12 megapixels takes 0.8 s of CPU time instead of 3.7 s and
+# becomes 3 % larger, a page of text 0.5 s instead of 1.2 s and 2 %.
+LARGE_PIXELS = 4_000_000
 MARKER_BYTES = 65_533  # of a JPEG segment
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP_HEADER = b"XML:com.adobe.xmp\0\0\0\0\0"
@@ -43,11 +48,20 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
     return kind
 
 
-def write(path: Path, photo: Photo, *, quality: int | None = None, beside: Path | None = None) -> None:
+def write(
+    path: Path,
+    photo: Photo,
+    *,
+    quality: int | None = None,
+    beside: Path | None = None,
+    proceed: Callable[[], object] | None = None,
+) -> None:
     """Writes beside the target, syncs, renames. The metadata's sizes and orientation are made those of the pixels.
 
-    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. Raises PhotoError for what the
-    format cannot hold, and OSError when the disk refuses; the old file, if any, is then whole.
+    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. proceed: called before each part of
+    the file is written, what it raises ends the work; PNG, JPEG and BMP come in parts of about 64 KiB, the others are
+    compressed before the first. Raises PhotoError for what the format cannot hold, and OSError when the disk refuses.
+    However it ends, the old file, if any, is whole.
     """
     kind = check_fits(path, photo, 1)
     image = _fitting(photo.pixels, kind)
@@ -64,12 +78,28 @@ def write(path: Path, photo: Photo, *, quality: int | None = None, beside: Path 
             png16.write(file, image, _shell(metadata))
         else:
             options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
+            if kind.name == "PNG" and height * width > LARGE_PIXELS:
+                options["compress_type"] = zlib.Z_RLE
             Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
 
+    def encode_while_asked(file: BinaryIO) -> None:
+        encode(file if proceed is None else cast(BinaryIO, _Asking(file, proceed)))
+
     try:
-        write_atomically(path, encode, beside)
+        write_atomically(path, encode_while_asked, beside)
     except ValueError as error:
         raise PhotoError(f"{path}: {error}") from error
+
+
+class _Asking:
+    """A file that calls `proceed` before each write. It has no descriptor, else encoders would write past it."""
+
+    def __init__(self, file: BinaryIO, proceed: Callable[[], object]) -> None:
+        self._file, self._proceed = file, proceed
+
+    def write(self, data: bytes) -> int:
+        self._proceed()
+        return self._file.write(data)
 
 
 def _see_through(image: Pixels) -> bool:

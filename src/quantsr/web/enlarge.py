@@ -23,10 +23,7 @@ class TooManyPixels(ValueError):
 
 
 def check_size(photo: Path, scale: int, most: int) -> None:
-    """Raises TooManyPixels if the result would have more than `most` pixels, UnknownFormat. Decodes no pixels.
-
-    To be asked before `photos.probe`, which decodes some PNGs to find their EXIF.
-    """
+    """Raises TooManyPixels if the result would have more than `most` pixels, UnknownFormat. Decodes no pixels."""
     try:
         with Image.open(photo, formats=READERS) as image:
             pixels = image.width * image.height * scale**2
@@ -48,20 +45,18 @@ def enlarge(
 ) -> None:
     """Enlarges an image file into a PNG with all that the photo holds.
 
-    advance: called with the share that is done, 0 to 1, before the first tile and after each; what it raises ends the
-    work. Raises PhotoError for a file that cannot be read, and for a result that differs from its input.
+    advance: called with the share that is done, 0 to 1, before the first tile, after each, and while the result is
+    written; what it raises ends the work. Raises PhotoError for a file that cannot be read, and for a result that
+    differs from its input.
     """
     read = photos.read(photo)
     advance(0)
     pixels = _enlarged(read.pixels, Model(zoo.load_packed(model), threads), depth, advance)
-    photos.write(result, photos.Photo(pixels, read.metadata))
+    photos.write(result, photos.Photo(pixels, read.metadata), proceed=lambda: advance(1))
 
 
 def _enlarged(image: Pixels, model: Model, depth: str, advance: Callable[[float], None]) -> Pixels:
-    try:
-        pixels = model.upscale(image, depth, TILE, progress=advance)
-    finally:
-        model.engine.cache_clear()  # else the buffers stay until the cycle of model and cache is collected
+    pixels = model.upscale(image, depth, TILE, progress=advance)
     if wrong := photos.mismatch(image, pixels, model.scale):
         raise photos.PhotoError(str(wrong))
     return pixels

@@ -1,0 +1,74 @@
+"""EXIF and XMP of a PNG, wherever they lie: many programs write them behind the pixels, which are passed over here.
+
+Pillow tells what lies behind only after it has decoded the pixels. (W3C PNG, third edition, sections 5.3 and 11.3; a
+"Raw profile" is ImageMagick's way of EXIF in a text chunk: a line of its name, one of its length, lines of hex digits.)
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from quantsr.photos.exif import PREFIX
+
+SIGNATURE_BYTES = 8
+XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
+MOST_BYTES = 16 << 20  # of a chunk, compressed or not
+MOST_CHUNKS = 1_000_000  # 8 GB of pixels, as they are usually cut up
+
+
+def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    """EXIF and XMP, empty where there is none or it is damaged. Raises ValueError where it is too large; OSError."""
+    exif = raw = xmp = b""
+    with open(path, "rb") as file:
+        for name, data in _chunks(file):
+            if name == b"eXIf":
+                exif = exif or data.removeprefix(PREFIX)
+            elif name == b"iTXt" and data.startswith(XMP_KEY):
+                xmp = xmp or _international(data[len(XMP_KEY) :])
+            elif name in (b"tEXt", b"zTXt") and data.startswith(RAW_KEY):
+                text = data[len(RAW_KEY) :]
+                raw = raw or _raw_profile(_inflated(text[1:]) if name == b"zTXt" else text)
+    return exif or raw, xmp
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Name and data of each chunk that may hold metadata. Ends where the file does; decoding tells of the damage."""
+    at = SIGNATURE_BYTES
+    for _ in range(MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        length = struct.unpack(">I", head[:4])[0]
+        if head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            if length > MOST_BYTES:
+                raise ValueError(f"{length} bytes of {head[4:].decode()}")
+            yield head[4:], file.read(length)
+        at += 12 + length
+
+
+def _international(text: bytes) -> bytes:
+    """The text behind the key of an iTXt chunk: two bytes on compression, language, its translated key, text."""
+    _, _, words = text[2:].partition(b"\0")
+    _, _, words = words.partition(b"\0")
+    return _inflated(words) if text[:1] == b"\1" else words
+
+
+def _raw_profile(text: bytes) -> bytes:
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")).removeprefix(PREFIX)
+    except ValueError:
+        return b""
+
+
+def _inflated(data: bytes) -> bytes:
+    try:
+        made = zlib.decompressobj()
+        found = made.decompress(data, MOST_BYTES)
+    except zlib.error:
+        return b""
+    if made.unconsumed_tail:
+        raise ValueError(f"more than {MOST_BYTES} bytes of text")
+    return found
