@@ -9,7 +9,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from quantsr.commands import bench, compare, evaluate, info, models, pack, serve, train, upscale
+from quantsr.commands import bench, compare, evaluate, export, info, models, pack, serve, train, upscale
 from quantsr.commands.common import Failure
 
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "train": train,
     "pack": pack,
+    "export": export,
     "compare": compare,
     "bench": bench,
     "serve": serve,
