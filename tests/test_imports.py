@@ -38,6 +38,7 @@ NEVER = {
     "quant": ["quantsr.models", "quantsr.data", "quantsr.packing"],
     "data/patches.py": ["quantsr.packing", "quantsr.engine"],
     "data/benchmarks.py": ["torch"],
+    "foreign": ["quantsr.packing", "quantsr.engine", "quantsr.train"],
     "train.py": ["quantsr.packing", "quantsr.engine"],
     "evaluate.py": ["quantsr.models", "quantsr.quant"],
     "packing/bits.py": ["torch"],

@@ -9,7 +9,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from quantsr.commands import bench, compare, evaluate, export, info, models, pack, serve, train, upscale
+from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale
 from quantsr.commands.common import Failure
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "info": info,
     "evaluate": evaluate,
     "train": train,
+    "import": import_,
     "pack": pack,
     "export": export,
     "compare": compare,
