@@ -83,7 +83,7 @@ def stages(history: list[dict[str, Any]]) -> str:
     columns = ("bits", "depths", "steps", "batch", "patch", "learning_rate", "teacher")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for stage in history:
-        cells = (", ".join(v) if isinstance(v := stage[column], list) else str(v) for column in columns)
+        cells = (", ".join(v) if isinstance(v := stage.get(column, ""), list) else str(v) for column in columns)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -90,6 +90,11 @@ def build(config: ModelConfig) -> nn.Module:
 def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
     """The averaged network of a checkpoint, in eval mode, quantized if the run was, and the checkpoint itself."""
     checkpoint = load(path)
+    return network_of(checkpoint, path), checkpoint
+
+
+def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
+    """The same of a checkpoint in memory; `path` is for the error alone."""
     network = build(checkpoint.config.model)
     if checkpoint.config.quant is not None:
         quantize(network, checkpoint.config.quant)
@@ -98,4 +103,4 @@ def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
         network.set_ranking(checkpoint.state["ranking"])
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit its configuration ({error})") from error
-    return network.eval(), checkpoint
+    return network.eval()

@@ -9,7 +9,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from quantsr.commands import bench, compare, evaluate, info, models, pack, serve, train, upscale
+from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale
 from quantsr.commands.common import Failure
 
 COMMANDS = {
@@ -18,7 +18,9 @@ COMMANDS = {
     "info": info,
     "evaluate": evaluate,
     "train": train,
+    "import": import_,
     "pack": pack,
+    "export": export,
     "compare": compare,
     "bench": bench,
     "serve": serve,

@@ -1,62 +1,101 @@
 """Packed ops -> ONNX, for other runtimes. Needs the package `onnx`.
 
-Two graphs of the same file. Input `image`: float32 (1, 3, height, width), RGB in [0, 1]; output `upscaled`: float32
-(1, 3, upscale*height, upscale*width), not clamped. Height and width are free.
+Input `image`: float32 (1, 3, height, width), RGB in [0, 1]; output `upscaled`: float32 (1, 3, upscale*height,
+upscale*width), not clamped. Height and width are free. All in one file. Styles of the low-bit layers:
 
-qdq: the packed network itself. Before each low-bit convolution: add the shift, clip to the range of the codes,
-  QuantizeLinear to uint8, DequantizeLinear; weights are int8 codes and a DequantizeLinear with a scale per output
-  channel. Codes of 2 to 4 bits are held in bytes, since no runtime computes with narrower ones. It differs from
-  `reference` by float rounding, and, where that flips a code, by a step.
+qdq-int8: QuantizeLinear and DequantizeLinear around each convolution; codes of 2 to 4 bits are held in bytes. What
+  runtimes with 8-bit kernels know.
+int4: the same with weights as INT4 and activations as UINT4 tensors (opset 21), codes of 2 and 3 bits in 4.
+qonnx: float tensors and QONNX's Quant nodes of any width, for FPGA tools. No plain runtime executes it.
 float: the plain float network of `dequantize`; another function, for timing and for the quantizers of others.
+
+In the first three a quantizer is: add the shift, clip to the range of the codes, round, all times the step. They differ
+from `reference` by float rounding, and, where that flips a code, by a step. A low-bit convolution has no bias; it is
+added behind. Were it an input of the convolution, ONNX Runtime would round it to whole products of both steps.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from ml_dtypes import int4, uint4
 from onnx import TensorProto, helper, numpy_helper
 
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
 
-LOW_BIT = ("qdq", "float")
 INPUT, OUTPUT = IMAGE, "upscaled"
-OPSET, IR_VERSION = 17, 8  # old enough for every runtime of the last years, new enough for scales per channel
+QONNX = "qonnx.custom_op.general"  # the domain of Quant
 
 Tensors = Mapping[str, np.ndarray]
 
 
-def export(packed: PackedModel, depth: str, path: str | Path, low_bit: str = "qdq") -> None:
-    """Writes the program of a depth as one ONNX file. Raises ValueError for an unknown depth or kind of graph."""
+@dataclass(frozen=True)
+class Style:
+    """opset, ir_version: no newer than the style needs. weight, act: how codes are held, None for Quant nodes."""
+
+    opset: int = 17
+    ir_version: int = 8
+    weight: Any = np.int8
+    act: Any = np.uint8
+
+    @property
+    def domains(self) -> list[onnx.OperatorSetIdProto]:
+        own = [] if self.weight else [helper.make_opsetid(QONNX, 1)]
+        return [helper.make_opsetid("", self.opset), *own]
+
+
+STYLES = {
+    "qdq-int8": Style(),
+    "int4": Style(opset=21, ir_version=10, weight=int4, act=uint4),
+    "qonnx": Style(weight=None, act=None),
+    "float": Style(),
+}
+
+
+class UnknownOp(ValueError):
+    """The program has an op that has no rule here."""
+
+
+def export(packed: PackedModel, depth: str, path: str | Path, style: str = "qdq-int8") -> onnx.ModelProto:
+    """Writes the program of a depth as one ONNX file, and returns it.
+
+    Raises ValueError for an unknown depth or style, UnknownOp for a program with an op that cannot be exported.
+    """
     if depth not in packed.programs:
         raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
-    write_atomically(path, graph(packed.programs[depth], packed.tensors, IMAGE_CHANNELS, low_bit).SerializeToString())
+    model = graph(packed.programs[depth], packed.tensors, IMAGE_CHANNELS, style)
+    write_atomically(path, model.SerializeToString())
+    return model
 
 
-def graph(program: Program, tensors: Tensors, channels: int, low_bit: str) -> onnx.ModelProto:
+def graph(program: Program, tensors: Tensors, channels: int, style: str) -> onnx.ModelProto:
     """The same, in memory, of any list of ops whose input `image` has `channels` channels."""
-    if low_bit not in LOW_BIT:
-        raise ValueError(f"low_bit: wanted one of {', '.join(LOW_BIT)}, got {low_bit!r}")
-    if low_bit == "float":
+    if style not in STYLES:
+        raise ValueError(f"style: wanted one of {', '.join(STYLES)}, got {style!r}")
+    if style == "float":
         program, tensors = without_quantizers(program, tensors)
-    return _Graph(program, tensors).model(program.output, channels)
+    return _Graph(program, tensors, STYLES[style]).model(program.output, channels)
 
 
 class _Graph:
     """Emits nodes; values keep the names that the program gives them."""
 
-    def __init__(self, program: Program, tensors: Tensors) -> None:
-        self.tensors = tensors
+    def __init__(self, program: Program, tensors: Tensors, style: Style) -> None:
+        self.tensors, self.style = tensors, style
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
         self.steps: dict[str, float] = {}  # of each value of codes: the scale
         for op in program.ops:
             if op.kind not in _RULES:
-                raise ValueError(f"op {op.output!r}: wanted one of {', '.join(_RULES)}, got {op.kind!r}")
+                raise UnknownOp(
+                    f"op {op.output!r}: got {op.kind!r}, which has no ONNX form; wanted {', '.join(_RULES)}"
+                )
             _RULES[op.kind](self, op)
 
     def model(self, output: str, channels: int) -> onnx.ModelProto:
@@ -69,15 +108,15 @@ class _Graph:
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, None, None, None])],
             list(self.constants.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="quantsr")
+        settings = {"opset_imports": self.style.domains, "ir_version": self.style.ir_version}
+        return helper.make_model(graph, producer_name="quantsr", **settings)
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, array: Any) -> str:
-        self.constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def plus(self, value: str, offset: np.ndarray, output: str) -> str:
@@ -98,41 +137,63 @@ class _Graph:
 
     def conv2d(self, op: Op) -> None:
         weight = self.tensors[op.tensors["weight"]].transpose(0, 3, 1, 2)  # (O, I, K, K)
-        self.conv(op, op.inputs[0], self.constant(op.tensors["weight"], weight), weight.shape[2])
+        bias = self.constant(op.tensors["bias"], self.tensors[op.tensors["bias"]])
+        self.conv([op.inputs[0], self.constant(op.tensors["weight"], weight), bias], op.output, weight.shape[2])
 
     def qconv2d(self, op: Op) -> None:
         codes = weight_codes(op, self.tensors[op.tensors["weight"]]).transpose(0, 3, 1, 2)
         scale = (self.tensors[op.tensors["mul"]].astype(np.float64) / self.steps[op.inputs[0]]).astype(np.float32)
         name = f"{op.output}.weight"
-        inputs = [
-            self.constant(f"{name}.codes", codes),
-            self.constant(f"{name}.scale", scale),
-            self.constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
-        ]
-        weight = self.node("DequantizeLinear", inputs, name, axis=0)
-        self.conv(op, op.inputs[0], weight, codes.shape[2])
+        if self.style.weight is None:
+            value = codes * scale[:, None, None, None]
+            grid = [self.constant(f"{name}.scale", scale[:, None, None, None]), self.constant("zero", np.float32(0))]
+            self.quant([self.constant(f"{name}.value", value), *grid], name, int(op.attrs["weight_bits"]), signed=True)
+        else:
+            stored = self.constant(f"{name}.codes", codes.astype(self.style.weight))
+            grid = [self.constant(f"{name}.scale", scale)]
+            grid.append(self.constant(f"{name}.zero", np.zeros(len(scale), self.style.weight)))
+            self.node("DequantizeLinear", [stored, *grid], name, axis=0)
+        product = self.conv([op.inputs[0], name], f"{op.output}.product", codes.shape[2])
+        bias = self.constant(op.tensors["bias"], _per_channel(self.tensors[op.tensors["bias"]]))
+        self.node("Add", [product, bias], op.output)
 
-    def conv(self, op: Op, value: str, weight: str, kernel: int) -> None:
-        bias = self.constant(op.tensors["bias"], self.tensors[op.tensors["bias"]])
-        attributes = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4}
-        self.node("Conv", [value, weight, bias], op.output, **attributes)
+    def conv(self, inputs: list[str], output: str, kernel: int) -> str:
+        return self.node("Conv", inputs, output, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)
 
     def quantize(self, op: Op) -> None:
         """Codes and back: the value named like the codes is (a - zero) * step."""
-        zero, inv = self.zeros[op.output], float(op.attrs["inv"])
+        zero, levels, inv = self.zeros[op.output], int(op.attrs["levels"]), float(op.attrs["inv"])
         step = np.float32(1 / abs(inv))
         value, name = op.inputs[0], op.output
         if inv < 0:  # a scale must be positive
             value = self.node("Neg", [value], f"{name}.negative")
         offset = self.tensors[op.tensors["offset"]].astype(np.float64) - zero
         value = self.plus(value, (offset / abs(inv)).astype(np.float32), f"{name}.shifted")
-        low = self.constant(f"{name}.low", np.float32(-zero * step))
-        high = self.constant(f"{name}.high", np.float32((op.attrs["levels"] - zero) * step))
-        value = self.node("Clip", [value, low, high], f"{name}.clipped")
-        grid = [self.constant(f"{name}.step", step), self.constant(f"{name}.zero", np.uint8(zero))]
+        self.steps[name], scale = float(step), self.constant(f"{name}.step", step)
+        bits = levels.bit_length()
+        if self.style.act is not None or levels < 2**bits - 1:
+            value = self.clip(value, np.float32(-zero * step), np.float32((levels - zero) * step), name)
+        if self.style.act is None:
+            signed = zero == 2 ** (bits - 1)
+            origin = self.constant(f"{name}.zero", np.float32(0 if signed else zero))
+            self.quant([value, scale, origin], name, bits, signed=signed)
+            return
+        grid = [scale, self.constant(f"{name}.zero", np.asarray(zero).astype(self.style.act))]
         value = self.node("QuantizeLinear", [value, *grid], f"{name}.codes")
         self.node("DequantizeLinear", [value, *grid], name)
-        self.steps[name] = float(step)
+
+    def clip(self, value: str, low: np.float32, high: np.float32, name: str) -> str:
+        least, most = self.constant(f"{name}.low", low), self.constant(f"{name}.high", high)
+        if self.style.act is uint4:  # ONNX Runtime fails on a Clip or Relu right before a 4-bit QuantizeLinear
+            value = self.node("Max", [value, least], f"{name}.at_least")
+            return self.node("Min", [value, most], f"{name}.clipped")
+        return self.node("Clip", [value, least, most], f"{name}.clipped")
+
+    def quant(self, inputs: list[str], output: str, bits: int, *, signed: bool) -> None:
+        """inputs: value, scale, zero point. output = (round(clip(value / scale + zero)) - zero) * scale."""
+        width = self.constant(f"bits.{bits}", np.float32(bits))
+        modes = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        self.node("Quant", [*inputs, width], output, domain=QONNX, **modes)
 
     def relu(self, op: Op) -> None:
         self.node("Relu", [op.inputs[0]], op.output)

@@ -1,6 +1,5 @@
 """Frozen networks that others learn from."""
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from quantsr import checkpoint
 from quantsr.config import TrainConfig
 from quantsr.models.rlfn import RLFN
+from quantsr.pickles import PickleRefused, load_tensors
 
 
 def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
@@ -25,10 +25,9 @@ def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
 
 def _rlfn(path: Path) -> RLFN:
     try:
-        # The file is a pickle: tensors only, nothing that could run.
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = load_tensors(path)
         network = RLFN()
         network.load_state_dict(weights)
-    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+    except (PickleRefused, RuntimeError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path}: not RLFN x4 weights ({error})") from error
     return network

@@ -11,7 +11,7 @@ def path(job: Job) -> Path:
     return job.built / "model.onnx"
 
 
-def write(job: Job, low_bit: str) -> None:
-    """low_bit: "qdq" for the packed part, "float" for the float one."""
-    part = with_inner_kernels(job.low()) if low_bit == "qdq" else job.plain()
-    path(job).write_bytes(graph(part.program, part.tensors, part.channels, low_bit).SerializeToString())
+def write(job: Job, style: str) -> None:
+    """style: "qdq-int8" for the packed part, "float" for the float one."""
+    part = with_inner_kernels(job.low()) if style == "qdq-int8" else job.plain()
+    path(job).write_bytes(graph(part.program, part.tensors, part.channels, style).SerializeToString())

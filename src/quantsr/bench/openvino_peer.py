@@ -16,7 +16,7 @@ def build_float(job: Job) -> None:
 
 
 def build_qdq(job: Job) -> None:
-    onnx_model.write(job, "qdq")
+    onnx_model.write(job, "qdq-int8")
 
 
 def build_int8(job: Job) -> None:

@@ -1,0 +1,95 @@
+"""Write a packed model as an ONNX file for other runtimes, and compare what ONNX Runtime makes of it with the engine.
+
+Styles: qdq-int8 (8-bit containers, what runtimes have integer kernels for), int4 (INT4 and UINT4 tensors, the smallest
+file), qonnx (Quant nodes of any width, for FPGA tools). The exit code is 1 if the runtime's picture is another one.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantsr import photos, pixels, zoo
+from quantsr.commands.common import USAGE, Failure, usage_errors
+from quantsr.engine import Engine
+from quantsr.images import Float32
+from quantsr.packing.fast import picture
+from quantsr.packing.ops import DEPTHS, PackedModelError
+
+LARGEST_SIDE = 512  # LR pixels of a photo that are compared, from its middle
+SAME = 45.0  # dB between two executions of one network; flipped codes leave more, see docs/onnx.md
+STYLES = {
+    "qdq-int8": "OpenVINO computes the low-bit layers in 8-bit integers; ONNX Runtime turns codes into float32 and "
+    "computes in that",
+    "int4": "the smallest file; ONNX Runtime and OpenVINO turn codes into float32 and compute in that",
+    "qonnx": "for FINN, hls4ml and other tools that read QONNX; no plain runtime executes Quant, and here its formula "
+    "was written out in plain ops",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a bundled model's name, or a packed file")
+    parser.add_argument("--to", choices=["onnx"], default="onnx", help="default: onnx")
+    parser.add_argument("--style", choices=STYLES, default="qdq-int8", help="default: qdq-int8")
+    parser.add_argument("--depth", choices=DEPTHS, default="full", help="default: full")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-DEPTH-STYLE.onnx")
+    parser.add_argument("--photo", type=Path, metavar="FILE", help="what to compare on; default: a made-up picture")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from quantsr import export_onnx, onnx_parity
+    except ImportError as error:
+        raise Failure(f"exporting needs ONNX ({error}): pip install 'quantsr[onnx]'", USAGE) from error
+    image = _image(args.photo)
+    with usage_errors(PackedModelError, ValueError, FileNotFoundError):
+        source, packed = zoo.find(args.model), zoo.load_packed(args.model)
+        output = args.output or Path(f"{source.stem}-{args.depth}-{args.style}.onnx")
+        if output.resolve() == source.resolve():
+            raise ValueError(f"-o: got the model itself, {output}; wanted another file")
+        model = export_onnx.export(packed, args.depth, output, args.style)
+    try:
+        facts = onnx_parity.compare(model, image, Engine(packed, args.depth)(image))
+    except onnx_parity.RuntimeRefused as error:
+        raise Failure(f"{output} is written, but cannot be compared: {error}", 1) from error
+    facts = {"file": str(output), "bytes": output.stat().st_size, "style": args.style, "depth": args.depth} | facts
+    facts |= {"model": args.model, "note": STYLES[args.style]}
+    print(json.dumps(facts, indent=2) if args.json else _text(facts))
+    distance = facts["default"]["psnr"]
+    if distance is not None and distance < SAME:
+        raise Failure(f"{output}: {facts['runtime']} gives another picture, {distance:.1f} dB from the engine's", 1)
+    return 0
+
+
+def _image(path: Path | None) -> Float32:
+    """float32 (H, W, 3) in [0, 1]."""
+    if path is None:
+        return picture()
+    with usage_errors(photos.PhotoError, OSError):
+        image = pixels.to_network(photos.read(path).pixels)
+    top, left = (max(0, side - LARGEST_SIDE) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + LARGEST_SIDE, left : left + LARGEST_SIDE])
+
+
+def _text(facts: dict[str, Any]) -> str:
+    width, height = facts["picture"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())
+    return "\n".join(
+        [
+            f"{facts['file']}: {facts['bytes']:,} bytes, {facts['style']}, {facts['depth']} depth",
+            f"{facts['runtime']} against the engine, on {width}x{height} pixels, 8-bit results:",
+            f"  as it runs by default    {_gap(facts['default'])}",
+            f"  graph not optimised      {_gap(facts['not_optimised'])}",
+            f"  convolutions that it ran {kinds}",
+            facts["note"],
+        ]
+    )
+
+
+def _gap(found: dict[str, Any]) -> str:
+    if found["psnr"] is None:
+        return "equal"
+    return f"{found['share']:.3%} of the samples differ, by at most {found['levels']}; {found['psnr']:.1f} dB"
