@@ -10,6 +10,7 @@ from packing.tiny import tiny_model
 from quantsr import images
 from quantsr.bench import engines as engines_module
 from quantsr.bench.engines import PEERS
+from quantsr.bench.measure import LIMITS
 from quantsr.bench.random_network import picture
 from quantsr.cli import main
 from quantsr.engine import available_isas
@@ -72,7 +73,7 @@ def test_8_bits_behind_the_body(tmp_path: Path) -> None:
 
 def test_each_instruction_set_up_to_the_limit(tmp_path: Path) -> None:
     limit = next((isa for isa in available_isas() if isa != "ref"), None)
-    if limit not in ("avx2", "avx512vnni"):
+    if limit not in LIMITS:
         pytest.skip("no instruction set to limit")
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:

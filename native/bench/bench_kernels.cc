@@ -17,6 +17,7 @@
 
 namespace quantsr {
 double peak_vnni(int64_t rounds);
+double peak_vnni_256(int64_t rounds);
 double peak_fma(int64_t rounds);
 }  // namespace quantsr
 
@@ -178,6 +179,8 @@ int main(int argc, char** argv) {
   std::vector<Candidate> candidates;
   for (const std::string& isa : available_isas()) {
 #ifdef QUANTSR_X86
+    if (isa == "avxvnni")
+      candidates.push_back({"peak vpdpbusd of 256 bits", 12.0 * 32 * 2000000, [] { peak_vnni_256(2000000); }});
     if (isa == "avx512vnni") {
       candidates.push_back({"peak vpdpbusd", 24.0 * 64 * 1000000, [] { peak_vnni(1000000); }});
       candidates.push_back({"peak vfmadd", 24.0 * 16 * 1000000, [] { peak_fma(1000000); }});

@@ -147,7 +147,7 @@ class Engine:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni"."""
+    """Instruction sets that this CPU can run, slowest first: ref, avx2, avxvnni, avx512vnni, amx; or ref, neon."""
     return _native.available_isas()
 
 

@@ -10,14 +10,15 @@
 
 namespace quantsr {
 
-// Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avx512vnni", "amx", or "ref", "neon".
+// Instruction sets that this CPU can run, slowest first: "ref", "avx2", "avxvnni", "avx512vnni", "amx", or
+// "ref", "neon".
 std::vector<std::string> available_isas();
 
 // The kernels for qconv2d of an instruction set (named as for Engine), best first.
 std::vector<std::string> qconv_kernel_names(const std::string& isa);
 
-// Multiply-adds per second of CPU time that vpdpbusd reaches on one core with nothing else to do; 0 if the CPU lacks
-// it.
+// Multiply-adds per second of CPU time that vpdpbusd, on the longest vectors that the CPU has it for, reaches on one
+// core with nothing else to do; 0 if the CPU lacks it.
 double vpdpbusd_peak();
 
 // Whether a float convolution of this shape computes cells of 4 x 4 outputs, aligned to the image's corner. Then each

@@ -9,6 +9,9 @@
 #include "kernels/winograd.h"
 #include "quantsr/engine.h"
 
+#ifdef QUANTSR_X86
+#include <cpuid.h>
+#endif
 #if defined(QUANTSR_ARM) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -51,6 +54,9 @@ const QConvKernel kQConv[] = {
     {"f2x2_avx2", Isa::avx2, fits_16_bits<F2x2>, pack_qconv_f2x2_avx2, qconv_f2x2_avx2},
     {"direct_avx2", Isa::avx2, fits_bytes, qconv_panels<16>, qconv_avx2},
     {"words_avx2", Isa::avx2, always, pack_qconv_words_avx2, qconv_words_avx2},
+    {"f4x4_avxvnni", Isa::avxvnni, fits<F4x4>, pack_qconv_f4x4_avxvnni, qconv_f4x4_avxvnni},
+    {"f2x2_avxvnni", Isa::avxvnni, fits<F2x2>, pack_qconv_f2x2_avxvnni, qconv_f2x2_avxvnni},
+    {"direct_avxvnni", Isa::avxvnni, always, qconv_panels<16>, qconv_avxvnni},
     {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
     {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
     {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
@@ -79,6 +85,8 @@ const Conv2dKernel kConv2d[] = {
 #ifdef QUANTSR_X86
     {"winograd_avx2", Isa::avx2, fits_winograd, winograd_panels<16>, conv2d_winograd_avx2},
     {"float_avx2", Isa::avx2, any_shape, conv2d_panels<16>, conv2d_avx2},
+    {"winograd_avx2", Isa::avxvnni, fits_winograd, winograd_panels<16>, conv2d_winograd_avx2},
+    {"float_avx2", Isa::avxvnni, any_shape, conv2d_panels<16>, conv2d_avx2},
     {"winograd_avx512vnni", Isa::avx512vnni, fits_winograd, winograd_panels<64>, conv2d_winograd_avx512vnni},
     {"float_avx512vnni", Isa::avx512vnni, any_shape, conv2d_panels<64>, conv2d_avx512vnni},
     {"winograd_avx512vnni", Isa::amx, fits_winograd, winograd_panels<64>, conv2d_winograd_avx512vnni},
@@ -90,10 +98,19 @@ const Conv2dKernel kConv2d[] = {
 #endif
 };
 
+#ifdef QUANTSR_X86
+// vpdpbusd on 256 bits, without AVX-512.
+bool cpu_has_avxvnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 4)) != 0;
+}
+#endif
+
 bool available(Isa isa) {
 #ifdef QUANTSR_X86
   __builtin_cpu_init();
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avxvnni) return available(Isa::avx2) && cpu_has_avxvnni();
   if (isa == Isa::avx512vnni)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
@@ -107,13 +124,14 @@ bool available(Isa isa) {
   return isa == Isa::ref;
 }
 
-constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avx512vnni, Isa::amx, Isa::neon};
+constexpr Isa kIsas[] = {Isa::ref, Isa::avx2, Isa::avxvnni, Isa::avx512vnni, Isa::amx, Isa::neon};
 
 }  // namespace
 
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx2: return "avx2";
+    case Isa::avxvnni: return "avxvnni";
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::amx: return "amx";
     case Isa::neon: return "neon";

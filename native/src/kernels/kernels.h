@@ -13,7 +13,7 @@
 
 namespace quantsr {
 
-enum class Isa { ref, avx2, avx512vnni, amx, neon };
+enum class Isa { ref, avx2, avxvnni, avx512vnni, amx, neon };
 
 // Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
 // that a convolution reads have rows of a multiple of it.
@@ -99,6 +99,9 @@ void qconv_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch)
 void qconv_words_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f2x2_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx2(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_avxvnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f2x2_avxvnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
+void qconv_f4x4_avxvnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f2x2_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);
 void qconv_f4x4_avx512vnni(const QConvJob&, int64_t begin, int64_t end, std::byte* scratch);

@@ -1,24 +1,15 @@
 // qconv2d, direct, with vpmaddubsw: codes times weights summed over 2 inputs into 16 bits, added up in 16 bits as long
 // as that cannot overflow, then widened to 32. A register block is 6 pixels of a row x 16 outputs.
-#include "kernels/epilogue_avx2.h"
-#include "kernels/kernels.h"
+#include "kernels/qconv_avx2.h"
 
 namespace quantsr {
 namespace {
-
-constexpr int kPixels = 6;
 
 // One step adds at most 2 * (2^act_bits - 1) * 2^(weight_bits-1) to a 16-bit lane: 240 for 4 x 4 bits, so 136 steps of
 // 4 inputs fit below 32768; 2 x 2 bits: 2730.
 inline int steps_per_widening(const ConvShape& s) {
   const int most = 2 * ((1 << s.act_bits) - 1) * (1 << (s.weight_bits - 1));
   return 32767 / most;
-}
-
-inline __m256i broadcast4(const uint8_t* codes) {
-  int32_t four;
-  __builtin_memcpy(&four, codes, 4);
-  return _mm256_set1_epi32(four);
 }
 
 // Adds `steps` steps of 4 inputs of one kernel row, which lie in one run (see pack.h); at most steps_per_widening()
@@ -51,11 +42,8 @@ inline void widen(__m256i (&acc)[kPixels][2], __m256i (&sums)[kPixels][2]) {
 template <class Flags>
 void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t x) {
   __m256i acc[kPixels][2], sums[kPixels][2];
-  for (int r = 0; r < kPixels; ++r)
-    for (int g = 0; g < 2; ++g) {
-      acc[r][g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(job.init + o + 8 * g));
-      sums[r][g] = _mm256_setzero_si256();
-    }
+  load_init(job, o, acc);
+  for (int r = 0; r < kPixels; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
 
   const int k = job.shape.kernel, most = steps_per_widening(job.shape);
   const int64_t pixel = job.in.pixel_stride, steps = k * pixel / 4;
@@ -71,17 +59,7 @@ void block(const QConvJob& job, const int8_t* weights, int o, int64_t y, int64_t
       if (room == 0) widen(acc, sums), room = most;
     }
   widen(acc, sums);
-
-  __m256 f[kPixels][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < kPixels; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g)
-      f[r][g] =
-          _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[r][g]), _mm256_loadu_ps(job.epilogue.mul + o + 8 * g)),
-                        _mm256_loadu_ps(job.epilogue.bias + o + 8 * g));
-  const int pixels = job.width - x < kPixels ? static_cast<int>(job.width - x) : kPixels;
-  finish_block<Flags>(job.epilogue, {y, x, pixels, o}, f);
+  finish_sums<Flags>(job, acc, o, y, x);
 }
 
 }  // namespace

@@ -1,86 +1,12 @@
-// qconv2d by F(4x4) or F(2x2) with vpmaddubsw; see winograd.h. Tiles go in blocks of R, row by row: transform
-// their inputs, then for each panel of 16 outputs multiply all positions, transform the sums back and finish.
-//
-// vpmaddubsw adds two products into a saturating 16-bit lane. Steps of 4 inputs are added up in 16 bits, as many as the
-// panel's weights at a position allow (winograd_steps), then widened to 32 bits.
-#include <algorithm>
-
-#include "kernels/epilogue_avx2.h"
-#include "kernels/kernels.h"
-#include "kernels/winograd.h"
+// qconv2d by F(4x4) or F(2x2) with vpmaddubsw, which adds two products into a saturating 16-bit lane. Steps of 4 inputs
+// are added up in 16 bits, as many as the panel's weights at a position allow (winograd_steps), then widened to 32
+// bits.
+#include "kernels/qconv_winograd_avx2.h"
 
 namespace quantsr {
 namespace {
 
-constexpr int R = 6;          // tiles of a block
-constexpr int kTogether = 3;  // tiles whose sums are in registers
-constexpr int kPanel = 16;    // outputs
-
-struct Bytes32 {
-  __m256i v;
-  static Bytes32 load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
-  static Bytes32 all(uint8_t value) { return {_mm256_set1_epi8(static_cast<char>(value))}; }
-  void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  Bytes32 operator+(const Bytes32& o) const { return {_mm256_add_epi8(v, o.v)}; }
-  Bytes32 operator-(const Bytes32& o) const { return {_mm256_sub_epi8(v, o.v)}; }
-};
-struct Bytes16 {
-  __m128i v;
-  static Bytes16 load(const uint8_t* p) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))}; }
-  static Bytes16 all(uint8_t value) { return {_mm_set1_epi8(static_cast<char>(value))}; }
-  void store(uint8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-  Bytes16 operator+(const Bytes16& o) const { return {_mm_add_epi8(v, o.v)}; }
-  Bytes16 operator-(const Bytes16& o) const { return {_mm_sub_epi8(v, o.v)}; }
-};
-struct Sums8 {
-  __m256i v;
-  Sums8 operator+(const Sums8& o) const { return {_mm256_add_epi32(v, o.v)}; }
-  Sums8 operator-(const Sums8& o) const { return {_mm256_sub_epi32(v, o.v)}; }
-};
-
-inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline void store(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-
-inline __m256i broadcast4(const uint8_t* codes) {
-  int32_t four;
-  __builtin_memcpy(&four, codes, 4);
-  return _mm256_set1_epi32(four);
-}
-
-template <class F>
-struct Scratch {
-  explicit Scratch(std::byte* at, int64_t channels)
-      : inputs(reinterpret_cast<uint8_t*>(at)),
-        sums(reinterpret_cast<int32_t*>(at + F::kPositions * R * ((channels + 63) / 64 * 64))) {}
-  static size_t bytes(int64_t channels) {
-    return F::kPositions * R * ((channels + 63) / 64 * 64 + kPanel * sizeof(int32_t));
-  }
-  uint8_t* inputs;  // [position][tile][channel]
-  int32_t* sums;    // [position][tile][16 outputs]
-};
-
-// Transformed inputs of some channels of one tile.
-template <class F, class T>
-void transform(const uint8_t* from, int64_t row, int64_t pixel, const uint8_t* offsets, uint8_t* to) {
-  T patch[F::kInput][F::kInput], components[F::kInput][F::kInput];
-#pragma GCC unroll 6
-  for (int i = 0; i < F::kInput; ++i)
-#pragma GCC unroll 6
-    for (int j = 0; j < F::kInput; ++j) patch[i][j] = T::load(from + i * row + j * pixel);
-  data_components<F>(patch, components);
-  F::data_operands(components,
-                   [&](int n, const T& operand) { (operand + T::all(offsets[n])).store(to + n * R * pixel); });
-}
-
-// Those of all channels of the tile whose output begins at (y, x).
-template <class F>
-void transform_tile(const QConvJob& job, int64_t y, int64_t x, uint8_t* to) {
-  const int64_t channels = job.in.pixel_stride, row = job.in.row_stride;
-  const uint8_t* from = job.in.origin + (y - 1) * row + (x - 1) * channels;
-  int64_t c = 0;
-  for (; c + 32 <= channels; c += 32) transform<F, Bytes32>(from + c, row, channels, job.offsets, to + c);
-  if (c < channels) transform<F, Bytes16>(from + c, row, channels, job.offsets, to + c);
-}
+constexpr int kTiles = 3;  // whose sums are in registers
 
 // lane += products of 4 inputs and the weights of 8 outputs, summed by twos. The empty asm keeps GCC 12 from adding in
 // another order, for which there are too few registers.
@@ -100,157 +26,77 @@ inline __m256i widened(__m256i lane) {
   return sums;
 }
 
-// One position of kTogether tiles for 16 outputs, widened after every `Steps` steps of 4 inputs. Not inlined, because
+// One position of kTiles tiles for 16 outputs, widened after every `Steps` steps of 4 inputs. Not inlined, because
 // GCC 12 then runs out of registers.
 template <int Steps>
 __attribute__((noinline)) void multiply(const uint8_t* inputs, int64_t channels, const int8_t* weights,
                                         const int32_t* init, int32_t* sums) {
-  __m256i acc[kTogether][2];
+  __m256i acc[kTiles][2];
 #pragma GCC unroll 3
-  for (int r = 0; r < kTogether; ++r)
+  for (int r = 0; r < kTiles; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) acc[r][g] = load(init + 8 * g);
   for (int64_t c = 0; c < channels; c += 4 * Steps, weights += 64 * Steps) {
-    __m256i lanes[kTogether][2];
+    __m256i lanes[kTiles][2];
 #pragma GCC unroll 16
     for (int s = 0; s < Steps; ++s) {
       const __m256i w0 = load(weights + 64 * s), w1 = load(weights + 64 * s + 32);
 #pragma GCC unroll 3
-      for (int r = 0; r < kTogether; ++r) {
+      for (int r = 0; r < kTiles; ++r) {
         const __m256i codes = broadcast4(inputs + r * channels + c + 4 * s);
         add_pairs(lanes[r][0], s == 0, codes, w0);
         add_pairs(lanes[r][1], s == 0, codes, w1);
       }
     }
 #pragma GCC unroll 3
-    for (int r = 0; r < kTogether; ++r)
+    for (int r = 0; r < kTiles; ++r)
 #pragma GCC unroll 2
       for (int g = 0; g < 2; ++g) acc[r][g] = _mm256_add_epi32(acc[r][g], widened(lanes[r][g]));
   }
 #pragma GCC unroll 3
-  for (int r = 0; r < kTogether; ++r)
+  for (int r = 0; r < kTiles; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) store(sums + 16 * r + 8 * g, acc[r][g]);
 }
 
-using Multiply = decltype(&multiply<1>);
+class PairSums {
+ public:
+  static constexpr int kTogether = kTiles;
 
-Multiply multiply_by(int steps) {
-  switch (steps) {
-    case 1: return multiply<1>;
-    case 2: return multiply<2>;
-    case 4: return multiply<4>;
-    case 8: return multiply<8>;
-    default: return multiply<16>;
-  }
-}
+  PairSums(const QConvJob& job, int panel, int positions) : steps_(job.steps + panel * positions) {}
 
-// All positions of a block for 16 outputs.
-template <class F>
-void multiply_all(const Scratch<F>& scratch, int64_t tiles, int64_t channels, const int8_t* weights,
-                  const int32_t* init, const int32_t* steps) {
-  const uint8_t* inputs = scratch.inputs;
-  int32_t* sums = scratch.sums;
-  for (int n = 0; n < F::kPositions; ++n) {
-    const Multiply run = multiply_by(steps[n]);
-    for (int r = 0; r < tiles; r += kTogether) run(inputs + r * channels, channels, weights, init, sums + 16 * r);
-    inputs += R * channels;
-    weights += kPanel * channels;
-    init += kPanel;
-    sums += R * kPanel;
+  void operator()(int n, const uint8_t* inputs, int64_t channels, const int8_t* weights, const int32_t* init,
+                  int32_t* sums) const {
+    switch (steps_[n]) {
+      case 1: return multiply<1>(inputs, channels, weights, init, sums);
+      case 2: return multiply<2>(inputs, channels, weights, init, sums);
+      case 4: return multiply<4>(inputs, channels, weights, init, sums);
+      case 8: return multiply<8>(inputs, channels, weights, init, sums);
+      default: return multiply<16>(inputs, channels, weights, init, sums);
+    }
   }
-}
 
-// Outputs o..o+8G-1 of one tile.
-template <class F, class Flags, int G>
-void finish_tile(const QConvJob& job, const int32_t* sums, int o, int64_t y, int64_t x) {
-  constexpr int T = F::kTile;
-  Sums8 out[G][T][T];
-  __m256 mul[G], bias[G];
-#pragma GCC unroll 2
-  for (int g = 0; g < G; ++g) {
-    F::outputs([&](int n) { return Sums8{load(sums + n * R * 16 + 8 * g)}; }, out[g]);
-    mul[g] = _mm256_mul_ps(_mm256_loadu_ps(job.epilogue.mul + o + 8 * g), _mm256_set1_ps(1.0f / F::kGain));
-    bias[g] = _mm256_loadu_ps(job.epilogue.bias + o + 8 * g);
-  }
-  const int pixels = job.width - x < T ? static_cast<int>(job.width - x) : T;
-#pragma GCC unroll 4
-  for (int i = 0; i < T; ++i) {
-    if (y + i >= job.height) return;
-    __m256 f[T][G];
-#pragma GCC unroll 4
-    for (int k = 0; k < T; ++k)
-#pragma GCC unroll 2
-      for (int g = 0; g < G; ++g)
-        f[k][g] = _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(out[g][i][k].v), mul[g]), bias[g]);
-    finish_block<Flags>(job.epilogue, {y + i, x, pixels, o}, f);
-  }
-}
-
-// Fetches the residual of a tile into the second-level cache while its sums are computed. Line by line in order:
-// without this, reading it in pieces of 8 channels costs a tenth of the layer.
-template <class F>
-void prefetch_skip(const QConvJob& job, int64_t y, int64_t x) {
-  const View<const float>& skip = job.epilogue.skip;
-  const int64_t rows = std::min<int64_t>(F::kTile, job.height - y), pixels = std::min<int64_t>(F::kTile, job.width - x);
-  for (int64_t i = 0; i < rows; ++i) {
-    const float* row = skip.origin + (y + i) * skip.row_stride + x * skip.pixel_stride;
-    for (int64_t k = 0; k < pixels * skip.pixel_stride; k += 16) _mm_prefetch(row + k, _MM_HINT_T1);
-  }
-}
-
-struct Place {
-  int64_t y, x;
+ private:
+  const int32_t* steps_;
 };
 
-template <class F, class Flags>
-void rows(const QConvJob& job, int64_t begin, int64_t end, std::byte* memory) {
-  constexpr int G = 4 / F::kTile;  // codes are narrowed by fours
-  const int64_t channels = job.in.pixel_stride;
-  const Scratch<F> scratch(memory, channels);
-  const int64_t across = (job.width + F::kTile - 1) / F::kTile;
-  const int64_t count = (end - begin + F::kTile - 1) / F::kTile * across;
-  for (int64_t first = 0; first < count; first += R) {
-    const int tiles = static_cast<int>(std::min<int64_t>(count - first, R));
-    Place places[R];
-    for (int r = 0; r < tiles; ++r) {
-      places[r] = {begin + (first + r) / across * F::kTile, (first + r) % across * F::kTile};
-      if (Flags::kSkip) prefetch_skip<F>(job, places[r].y, places[r].x);
-      transform_tile<F>(job, places[r].y, places[r].x, scratch.inputs + r * channels);
-    }
-    for (int o = 0; o < job.shape.out_channels; o += kPanel) {
-      multiply_all<F>(scratch, tiles, channels, job.weights + int64_t{o} * channels * F::kPositions,
-                      job.init + int64_t{o} * F::kPositions, job.steps + o / kPanel * F::kPositions);
-      for (int r = 0; r < tiles; ++r)
-        for (int g = 0; g < 2; g += G)
-          finish_tile<F, Flags, G>(job, scratch.sums + 16 * r + 8 * g, o + 8 * g, places[r].y, places[r].x);
-    }
-  }
-}
-
 template <class F>
-void run(const QConvJob& job, int64_t begin, int64_t end, std::byte* scratch) {
-  with_flags(job.epilogue, [&](auto flags) { rows<F, decltype(flags)>(job, begin, end, scratch); });
-}
-
-template <class F>
-PackedConv pack(const ConvShape& shape, const int8_t* weights) {
-  PackedConv packed = pack_qconv_winograd<F>(shape, weights, kPanel, Bytes::u8);
+PackedConv pack_with_steps(const ConvShape& shape, const int8_t* weights) {
+  PackedConv packed = pack<F>(shape, weights);
   packed.steps = winograd_steps<F>(shape, packed.codes.data());
-  packed.scratch_bytes = Scratch<F>::bytes((shape.in_channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup);
   return packed;
 }
 
 }  // namespace
 
-PackedConv pack_qconv_f4x4_avx2(const ConvShape& shape, const int8_t* weights) { return pack<F4x4>(shape, weights); }
-PackedConv pack_qconv_f2x2_avx2(const ConvShape& shape, const int8_t* weights) { return pack<F2x2>(shape, weights); }
+PackedConv pack_qconv_f4x4_avx2(const ConvShape& s, const int8_t* weights) { return pack_with_steps<F4x4>(s, weights); }
+PackedConv pack_qconv_f2x2_avx2(const ConvShape& s, const int8_t* weights) { return pack_with_steps<F2x2>(s, weights); }
 
 void qconv_f4x4_avx2(const QConvJob& job, int64_t begin, int64_t end, std::byte* scratch) {
-  run<F4x4>(job, begin, end, scratch);
+  run<F4x4, PairSums>(job, begin, end, scratch);
 }
 void qconv_f2x2_avx2(const QConvJob& job, int64_t begin, int64_t end, std::byte* scratch) {
-  run<F2x2>(job, begin, end, scratch);
+  run<F2x2, PairSums>(job, begin, end, scratch);
 }
 
 }  // namespace quantsr

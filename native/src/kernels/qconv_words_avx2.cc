@@ -1,13 +1,11 @@
 // qconv2d, direct, with vpmaddwd, for codes and weights so wide that vpmaddubsw would saturate (8 bits): both as 16-bit
 // words, products summed over 2 inputs into 32 bits. A register block is 6 pixels of a row x 16 outputs. The codes that
 // the block reads are widened once, for all outputs.
-#include "kernels/epilogue_avx2.h"
-#include "kernels/kernels.h"
+#include "kernels/qconv_avx2.h"
 
 namespace quantsr {
 namespace {
 
-constexpr int kPixels = 6;
 constexpr int kPanel = 16;  // outputs
 
 int64_t padded_inputs(const ConvShape& s) {
@@ -26,12 +24,6 @@ void widen(const QConvJob& job, const uint8_t* corner, int16_t* words) {
                          _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(corner + i))));
 }
 
-inline __m256i broadcast2(const int16_t* words) {
-  int32_t two;
-  __builtin_memcpy(&two, words, 4);
-  return _mm256_set1_epi32(two);
-}
-
 // Adds `steps` steps of 2 inputs of one kernel row, which lie in one run.
 inline void add_row(__m256i (&acc)[kPixels][2], const int16_t* a, int64_t pixel, const int16_t* weights,
                     int64_t steps) {
@@ -40,35 +32,24 @@ inline void add_row(__m256i (&acc)[kPixels][2], const int16_t* a, int64_t pixel,
     const __m256i w1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + 16));
 #pragma GCC unroll 6
     for (int r = 0; r < kPixels; ++r) {
-      const __m256i codes = broadcast2(a + r * pixel);
+      const __m256i codes = broadcast4(a + r * pixel);
       acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(codes, w0));
       acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(codes, w1));
     }
   }
 }
 
+// Not inlined, because two of them in one function are too much for GCC 12: it runs out of registers.
 template <class Flags>
-void block(const QConvJob& job, const int16_t* words, const int16_t* weights, int o, int64_t y, int64_t x) {
+__attribute__((noinline)) void block(const QConvJob& job, const int16_t* words, const int16_t* weights, int o,
+                                     int64_t y, int64_t x) {
   __m256i acc[kPixels][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < kPixels; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g) acc[r][g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(job.init + o + 8 * g));
+  load_init(job, o, acc);
   const int k = job.shape.kernel;
   const int64_t pixel = job.in.pixel_stride, steps = k * pixel / 2;
   for (int ky = 0; ky < k; ++ky, words += window(job.shape) * pixel, weights += 2 * kPanel * steps)
     add_row(acc, words, pixel, weights, steps);
-
-  __m256 f[kPixels][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < kPixels; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g)
-      f[r][g] =
-          _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[r][g]), _mm256_loadu_ps(job.epilogue.mul + o + 8 * g)),
-                        _mm256_loadu_ps(job.epilogue.bias + o + 8 * g));
-  const int pixels = job.width - x < kPixels ? static_cast<int>(job.width - x) : kPixels;
-  finish_block<Flags>(job.epilogue, {y, x, pixels, o}, f);
+  finish_sums<Flags>(job, acc, o, y, x);
 }
 
 }  // namespace

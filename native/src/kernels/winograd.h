@@ -198,6 +198,8 @@ bool winograd_fits_16_bits(const ConvShape& shape, const int8_t* weights);
 // The prepare functions of the kernels.
 PackedConv pack_qconv_f2x2_avx2(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f4x4_avx2(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_qconv_f2x2_avxvnni(const ConvShape& shape, const int8_t* weights);
+PackedConv pack_qconv_f4x4_avxvnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f2x2_avx512vnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f4x4_avx512vnni(const ConvShape& shape, const int8_t* weights);
 PackedConv pack_qconv_f2x2_neon(const ConvShape& shape, const int8_t* weights);

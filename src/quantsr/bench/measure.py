@@ -14,7 +14,8 @@ from typing import Any, Self
 from quantsr.bench.job import Job
 
 SHORTEST_TURN = 0.05  # seconds; a shorter run is repeated within its turn
-ONEDNN_ISAS = {"avx2": "AVX2", "avx512vnni": "AVX512_CORE_VNNI"}  # what oneDNN calls the limits of --max-isa
+# What oneDNN calls the limits of --max-isa.
+ONEDNN_ISAS = {"avx2": "AVX2", "avxvnni": "AVX2_VNNI", "avx512vnni": "AVX512_CORE_VNNI"}
 LIMITS = tuple(ONEDNN_ISAS)
 
 
