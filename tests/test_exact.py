@@ -14,40 +14,47 @@ def one_fma(a, b, c):
     return reference.fused_multiply_add(np.array([a], float), np.array([b], float), np.array([c], F))[0]
 
 
-def test_exp_is_close():
-    x = -np.concatenate([np.linspace(0, 87, 50001), np.geomspace(1e-7, 87, 5001)]).astype(F)
-    wanted = np.exp(x.astype(float))
-    assert np.max(np.abs(exact.exp(x) - wanted) / wanted) < 2.5e-7
+def test_exp2_is_close():
+    x = -np.concatenate([np.linspace(0, 125, 200001), np.linspace(0, 2, 50001), np.geomspace(1e-7, 125, 5001)])
+    x = x.astype(F)
+    wanted = np.exp2(x.astype(float))
+    assert np.max(np.abs(exact.exp2(x) - wanted) / wanted) < 1.8e-7
 
 
-def test_exp_at_its_corners():
-    assert exact.exp(np.array([0, -0.0], F)).tolist() == [1, 1]
-    assert exact.exp(np.array([-87.001, -1e30, -np.inf, np.nan], F)).tolist() == [0, 0, 0, 0]
-    assert exact.exp(np.array([-87], F))[0] >= np.finfo(F).tiny
+def test_exp2_at_its_corners():
+    assert exact.exp2(np.array([0, -0.0, -1, -125], F)).tolist() == [1, 1, 0.5, 2.0**-125]
+    assert exact.exp2(np.array([-125.001, -1e30, -np.inf, np.nan], F)).tolist() == [2.0**-125] * 4
 
 
-@pytest.mark.parametrize("x", [-0.3465735, -0.34657353, -1, -5.25, -60.1, -87], ids=str)
-def test_exp_equals_its_steps(x):
-    x = F(x)
-    n = F(round(float(F(x * F(1.442695)))))  # Python rounds halves to even
-    r = one_fma(n, -exact.LN2_LOW, one_fma(n, -exact.LN2_HIGH, x))
-    p = F(1 / 720)
-    for factorial in (120, 24, 6, 2, 1, 1):
-        p = one_fma(p, r, F(1 / factorial))
-    assert exact.exp(np.array([x]))[0] == p * F(2) ** n
+@pytest.mark.parametrize("x", [-0.3465735, -0.5, -1.5, -0.50000006, -5.25, -60.1, -124.5], ids=str)
+def test_exp2_equals_its_steps(x):
+    n = F(round(x))  # Python rounds halves to even
+    p = F(0.0013264727)
+    for term in (0.009671513, 0.055507336, 0.24022242, 0.693147, 1):
+        p = one_fma(p, F(x) - n, F(term))
+    assert exact.exp2(np.array([x], F))[0] == p * F(2) ** n
 
 
-def test_erf_is_close():
-    z = np.linspace(-6, 6, 100001).astype(F)
-    assert np.max(np.abs(exact.erf(z) - np.vectorize(math.erf)(z.astype(float)))) < 4e-7
+def test_gelu_is_close():
+    x = np.linspace(-8, 8, 200001).astype(F)
+    wanted = 0.5 * x * (1 + np.vectorize(math.erf)(x.astype(float) / math.sqrt(2)))
+    assert np.max(np.abs(exact.gelu(x) - wanted)) < 2.5e-6
 
 
-def test_erf_at_its_corners():
-    assert exact.erf(np.array([3.9, 4, 1e30, np.inf], F)).tolist() == [1] * 4
-    assert exact.erf(np.array([-3.9, -4, -np.inf, np.nan], F)).tolist() == [-1] * 4
-    assert exact.erf(np.array([0], F))[0] == 0
-    z = np.linspace(0.01, 3.9, 5001).astype(F)
-    assert np.array_equal(exact.erf(-z), -exact.erf(z))
+def test_gelu_at_its_corners():
+    x = np.array([5, 5.1, 1e30, np.inf, 0], F)
+    assert exact.gelu(x).tolist() == x.tolist()
+    assert exact.gelu(np.array([-5, -5.1, -1e30, -np.inf, np.nan], F)).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("x", [-4.9, -0.7, 0.3, 4.9, 7], ids=str)
+def test_gelu_equals_its_steps(x):
+    c = min(F(x), F(5))
+    s = c * c - F(12.5)
+    p = F(-8.975163e-16)
+    for term in exact.GELU_TERMS[1:]:
+        p = one_fma(p, s, term)
+    assert exact.gelu(np.array([x], F))[0] == F(x) * (c * p + F(0.5))
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 60])

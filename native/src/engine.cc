@@ -24,7 +24,7 @@ int checked_threads(int threads) {
 
 struct Engine::State {
   State(Plan made, int threads) : plan(std::move(made)), pool(checked_threads(threads)) {
-    space.prepare_scratch(plan, threads);
+    space.prepare_threads(plan, threads);
     seconds.resize(plan.steps.size());
   }
 

@@ -16,6 +16,7 @@ namespace {
 constexpr int kMaxOps = 100000;
 constexpr int kMaxChannels = 65536;
 constexpr int kMaxScale = 64;
+constexpr int kMaxWindow = 32;
 
 struct Rule {
   const char* kind;
@@ -44,6 +45,15 @@ const std::vector<Rule>& rules() {
       {"relu", OpKind::relu, 1, {}, {}},
       {"residual", OpKind::residual, 2, {"gain"}, {}},
       {"pixel_shuffle", OpKind::pixel_shuffle, 1, {"upscale"}, {}},
+      {"pad", OpKind::pad, 1, {"multiple"}, {}},
+      {"crop", OpKind::crop, 2, {"factor"}, {}},
+      {"layer_norm", OpKind::layer_norm, 1, {"epsilon"}, {"scale", "offset"}},
+      {"gelu", OpKind::gelu, 1, {}, {}},
+      {"window_attention",
+       OpKind::window_attention,
+       1,
+       {"heads", "window", "shift", "scale"},
+       {"position_bias"}},
   };
   return table;
 }
@@ -133,11 +143,14 @@ void want_floats(const OpCheck& op, const Value& x) {
   if (x.is_codes) fail(op.where(), "float32 input", "codes '" + x.name + "'");
 }
 
+// A float32 value of the size of x.
+Value made_of(const Value& x, int channels) { return {"", false, channels, x.scale, x.multiple}; }
+
 Value check_affine(const OpCheck& op, const Value& x) {
   want_floats(op, x);
   op.floats("scale", {x.channels});
   op.floats("offset", {x.channels});
-  return {"", false, x.channels, x.scale};
+  return made_of(x, x.channels);
 }
 
 // The shape of a tensor that has one of `sides` for each class of pixels. classes: how many there are, in front of the
@@ -157,7 +170,7 @@ Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x, const std:
   if (kernel != 1 && kernel != 3 && kernel != 5) fail(op.where() + " weight", "kernel 1, 3 or 5", kernel);
   op.floats("weight", each(classes, {out, kernel, kernel, x.channels}));
   op.floats("bias", each(classes, {out}));
-  return {"", false, static_cast<int>(out), x.scale};
+  return made_of(x, static_cast<int>(out));
 }
 
 Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
@@ -166,7 +179,7 @@ Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
   if (spec.attrs.at("inv") == 0) fail(op.where() + " inv", "a number other than 0", 0);
   const int levels = op.integer("levels", 2, 255);
   op.floats("offset", {x.channels});
-  return {"", true, x.channels, x.scale, levels};
+  return {"", true, x.channels, x.scale, x.multiple, levels};
 }
 
 int check_bits(const OpCheck& op, const char* name) {
@@ -196,7 +209,7 @@ Value check_qconv2d(const OpCheck& op, Value& x, int max_kernel, const std::vect
   op.no_tiny_floats("mul");
   op.floats("bias", each(classes, {out}));
   x.zero = zero;
-  return {"", false, out, x.scale};
+  return made_of(x, out);
 }
 
 Value check_residual(const OpCheck& op, const Value& skip, const Value& branch) {
@@ -205,7 +218,8 @@ Value check_residual(const OpCheck& op, const Value& skip, const Value& branch) 
   op.float32("gain");
   if (skip.channels != branch.channels) fail(op.where() + " channels", skip.channels, branch.channels);
   if (skip.scale != branch.scale) fail(op.where() + " size", skip.scale, branch.scale);
-  return {"", false, skip.channels, skip.scale};
+  if (skip.multiple != branch.multiple) fail(op.where() + " padding", skip.multiple, branch.multiple);
+  return made_of(skip, skip.channels);
 }
 
 Value check_pixel_shuffle(const OpCheck& op, const Value& x) {
@@ -214,7 +228,44 @@ Value check_pixel_shuffle(const OpCheck& op, const Value& x) {
   if (x.channels % (upscale * upscale) != 0)
     fail(op.where(), "channels divisible by " + std::to_string(upscale * upscale), x.channels);
   if (x.scale * upscale > kMaxScale) fail(op.where(), "a total upscale up to 64", x.scale * upscale);
-  return {"", false, x.channels / (upscale * upscale), x.scale * upscale};
+  return {"", false, x.channels / (upscale * upscale), x.scale * upscale, x.multiple};
+}
+
+Value check_pad(const OpCheck& op, const Value& x) {
+  want_floats(op, x);
+  const int multiple = op.integer("multiple", 2, kMaxWindow);
+  if (x.scale != 1 || x.multiple != 1) fail(op.where(), "a value of the image's size", "'" + x.name + "'");
+  return {"", false, x.channels, 1, multiple};
+}
+
+Value check_crop(const OpCheck& op, const Value& x, const Value& like) {
+  want_floats(op, x);
+  const int factor = op.integer("factor", 1, kMaxScale);
+  if (like.scale != 1 || like.multiple != 1) fail(op.where(), "a value of the image's size", "'" + like.name + "'");
+  if (factor != x.scale) fail(op.where() + " factor", x.scale, factor);
+  return {"", false, x.channels, x.scale, 1};
+}
+
+Value check_layer_norm(const OpCheck& op, const Op& spec, const Value& x) {
+  want_floats(op, x);
+  op.float32("epsilon");
+  if (spec.attrs.at("epsilon") <= 0) fail(op.where() + " epsilon", "a number above 0", spec.attrs.at("epsilon"));
+  op.floats("scale", {x.channels});
+  op.floats("offset", {x.channels});
+  return made_of(x, x.channels);
+}
+
+Value check_window_attention(const OpCheck& op, const Value& x) {
+  want_floats(op, x);
+  const int heads = op.integer("heads", 1, kMaxChannels), window = op.integer("window", 1, kMaxWindow);
+  op.integer("shift", 0, window - 1);
+  op.float32("scale");
+  if (x.channels % (3 * heads) != 0)
+    fail(op.where(), "channels divisible by " + std::to_string(3 * heads), x.channels);
+  if (x.scale != 1 || x.multiple % window != 0)
+    fail(op.where(), "a value padded to multiples of " + std::to_string(window), x.multiple);
+  op.floats("position_bias", {int64_t{2 * window - 1} * (2 * window - 1), heads});
+  return made_of(x, x.channels / 3);
 }
 
 Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vector<Value*>& in) {
@@ -225,9 +276,14 @@ Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vecto
     case OpKind::quantize: return check_quantize(op, spec, *in[0]);
     case OpKind::qconv2d: return check_qconv2d(op, *in[0], 3, {});
     case OpKind::edge_qconv2d: return check_qconv2d(op, *in[0], 5, {kEdgeClasses});
-    case OpKind::relu: want_floats(op, *in[0]); return {"", false, in[0]->channels, in[0]->scale};
+    case OpKind::relu:
+    case OpKind::gelu: want_floats(op, *in[0]); return made_of(*in[0], in[0]->channels);
     case OpKind::residual: return check_residual(op, *in[0], *in[1]);
     case OpKind::pixel_shuffle: return check_pixel_shuffle(op, *in[0]);
+    case OpKind::pad: return check_pad(op, *in[0]);
+    case OpKind::crop: return check_crop(op, *in[0], *in[1]);
+    case OpKind::layer_norm: return check_layer_norm(op, spec, *in[0]);
+    case OpKind::window_attention: return check_window_attention(op, *in[0]);
   }
   std::abort();
 }
@@ -242,6 +298,7 @@ void check_output(const Graph& graph, const std::string& output) {
   const Value& last = graph.values.back();
   if (last.name != output) fail("program output", "the last op's output '" + last.name + "'", "'" + output + "'");
   if (last.is_codes) fail("program output", "float32", "codes");
+  if (last.multiple != 1) fail("program output", "no padding", "multiples of " + std::to_string(last.multiple));
   for (const Value& value : graph.values)
     if (value.users.empty() && value.name != output) fail("program", "every value used", "unused '" + value.name + "'");
 }

@@ -8,7 +8,22 @@
 
 namespace quantsr {
 
-enum class OpKind { affine, conv2d, edge_conv2d, quantize, qconv2d, edge_qconv2d, relu, residual, pixel_shuffle };
+enum class OpKind {
+  affine,
+  conv2d,
+  edge_conv2d,
+  quantize,
+  qconv2d,
+  edge_qconv2d,
+  relu,
+  residual,
+  pixel_shuffle,
+  pad,
+  crop,
+  layer_norm,
+  gelu,
+  window_attention
+};
 
 constexpr int kEdgeClasses = 9;  // of pixels: {first, middle, last} row x {first, middle, last} column
 
@@ -16,7 +31,8 @@ struct Value {
   std::string name;
   bool is_codes;  // uint8 codes, else float32
   int channels;
-  int scale;                 // its side / the image's side
+  int scale;                 // its side / the image's side, which counts as rounded up to `multiple`
+  int multiple = 1;
   int levels = 0;            // codes: the largest one
   int zero = -1;             // codes: the byte that stands for 0, once a consumer has said so
   std::vector<int> users{};  // nodes that read it, in order

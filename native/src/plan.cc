@@ -1,6 +1,6 @@
 // Fusion. A convolution takes along the ops behind it, in the order of its epilogue: relu, residual, quantize. Each is
 // taken only if nothing else reads the value between; a value that the quantizer and others read is stored as well.
-// A pixel_shuffle takes along an affine.
+// What transformers add takes along a quantize; a pixel_shuffle takes along an affine, then a crop.
 #include "plan.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "error.h"
 #include "graph.h"
 #include "kernels/pack.h"
+#include "runs.h"
 #include "slots.h"
 
 namespace quantsr {
@@ -72,7 +73,42 @@ class Fuser {
         step_.kind = StepKind::pixel_shuffle;
         step_.upscale = static_cast<int>(node.attr("upscale"));
         take_affine();
+        take_crop();
+        break;
+      case OpKind::pad: step_.kind = StepKind::pad; break;
+      case OpKind::crop: step_.kind = StepKind::crop; break;
+      case OpKind::layer_norm:
+        step_.kind = StepKind::layer_norm;
+        step_.epsilon = static_cast<float>(node.attr("epsilon"));
+        step_.mul = padded(node.floats("scale"), channels);
+        step_.bias = padded(node.floats("offset"), channels);
+        start_transformer();
+        break;
+      case OpKind::gelu:
+        step_.kind = StepKind::gelu;
+        start_transformer();
+        break;
+      case OpKind::window_attention: start_attention(node, channels);
     }
+  }
+
+  void start_transformer() {
+    step_.kernel = transformer_kernels(isa_).name;
+    take_quantizers();
+  }
+
+  void start_attention(const Node& node, int channels) {
+    constexpr float kLog2E = 1.44269504088896340736f;
+    step_.kind = StepKind::window_attention;
+    step_.heads = static_cast<int>(node.attr("heads"));
+    step_.window = static_cast<int>(node.attr("window"));
+    step_.shift = static_cast<int>(node.attr("shift"));
+    step_.scale = static_cast<float>(node.attr("scale")) * kLog2E;
+    step_.position_bias = PositionBias(step_.window, step_.shift, step_.heads, node.floats("position_bias"));
+    step_.scratch_bytes = attention_scratch(step_.window * step_.window, channels / 3);
+    const std::string side = std::to_string(step_.window);
+    step_.text += " " + side + "x" + side + (step_.shift > 0 ? " shifted" : "");
+    start_transformer();
   }
 
   void start_conv2d(const Node& node, int channels) {
@@ -155,6 +191,11 @@ class Fuser {
     step_.bias = padded(node.floats("offset"), graph_.values[node.output].channels);
   }
 
+  void take_crop() {
+    const int i = only_user(uses_.out, OpKind::crop);
+    if (i >= 0 && graph_.nodes[i].inputs[0] == uses_.out) take(i);
+  }
+
   void take_followers() {
     if (const int i = only_user(uses_.out, OpKind::relu); i >= 0) {
       take(i);
@@ -169,6 +210,10 @@ class Fuser {
         uses_.skip = node.inputs[0];
       }
     }
+    take_quantizers();
+  }
+
+  void take_quantizers() {
     const int out = uses_.out;
     for (const int i : graph_.values[out].users)
       if (take_quantizer(i)) {
@@ -240,7 +285,8 @@ Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_
   plan.isa = isa;
   std::vector<StepValues> values;
   Fuser(graph, isa, preferred_kernel).run(plan.steps, values);
-  assign_slots(graph, values, plan);
+  plan.runs = find_runs(graph, plan.steps, values);
+  assign_slots(graph, values, tile_values(graph, plan.runs, values), plan);
   return plan;
 }
 

@@ -8,17 +8,36 @@
 #include "edge_conv2d.h"
 #include "edge_qconv2d.h"
 #include "kernels/kernels.h"
+#include "kernels/transformer.h"
 #include "quantsr/ops.h"
 
 namespace quantsr {
 
-enum class StepKind { affine, conv2d, edge_conv2d, quantize, qconv2d, edge_qconv2d, relu, residual, pixel_shuffle };
+enum class StepKind {
+  affine,
+  conv2d,
+  edge_conv2d,
+  quantize,
+  qconv2d,
+  edge_qconv2d,
+  relu,
+  residual,
+  pixel_shuffle,
+  pad,
+  crop,
+  layer_norm,
+  gelu,
+  window_attention
+};
 
 // A buffer that several values share, one after the other. Its border is filled once per image size and never written.
+// Each thread has one of its own for values that live within a tile.
 struct Slot {
   bool is_codes;
   int channels;
-  int scale;                // its side / the image's side
+  int scale;                // its side / the image's side, which counts as rounded up to `multiple`
+  int multiple;
+  bool tile;                // of a tile, not of the image
   int zero;                 // codes: the byte in the border; float32 borders hold 0
   int levels;               // codes: the highest; kernels may read pixels that still hold an earlier value
   int pad;                  // pixels of border on each side
@@ -29,28 +48,44 @@ struct Slot {
 struct Step {
   StepKind kind;
   std::string text;         // the fused ops, for describe()
-  const char* kernel = "";  // convolutions
+  const char* kernel = "";  // convolutions and what transformers add
   int in = -1;              // slots; -1: none
   int skip = -1;
   int out = -1;    // float32 result
   int codes = -1;  // quantized result
   bool relu = false;
   float gain = 1, levels = 0;
-  int upscale = 1;  // pixel_shuffle
+  int upscale = 1;    // pixel_shuffle
+  float epsilon = 0;  // layer_norm
+  int heads = 0, window = 0, shift = 0;  // window_attention
+  float scale = 0;                       // of its logits, times log2 e
+  PositionBias position_bias;
+  size_t scratch_bytes = 0;
   ConvShape shape{};
   PackedConv packed;
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
   EdgeKernels edges;                // edge_conv2d: the other classes of pixels
   EdgeQKernels qedges;              // edge_qconv2d: all of them
-  AlignedArray<float> mul, bias;    // qconv2d; an affine's scale and offset
+  AlignedArray<float> mul, bias;    // qconv2d; scale and offset of affine and layer_norm
   AlignedArray<float> inv, offset;  // of the quantizer
+};
+
+// single: one step, shared out in bands of rows. layers: low-bit convolutions in skewed tiles. windows: steps that look
+// at no other window, in tiles of `tile_width` x `window` pixels or parts of them, which end where windows do.
+enum class RunKind { single, layers, windows };
+
+struct Run {
+  int begin, end;  // steps
+  RunKind kind;
+  int window = 0, shift = 0, tile_width = 0;
 };
 
 struct Plan {
   Isa isa;
   std::vector<Slot> slots;
   std::vector<Step> steps;
+  std::vector<Run> runs;
   int image_slot = 0;
   int output_slot = 0;  // no other value lives in it
 };

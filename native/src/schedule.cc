@@ -17,49 +17,110 @@
 namespace quantsr {
 namespace {
 
-// Of a layer; x, y: of the top left pixel.
-struct Region {
-  int64_t y, x, height, width;
-};
-
 View<const float> read(const View<float>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
 View<const uint8_t> read(const View<uint8_t>& view) { return {view.origin, view.row_stride, view.pixel_stride}; }
 
-template <class T>
-View<T> shifted(View<T> view, const Region& region) {
-  view.origin += region.y * view.row_stride + region.x * view.pixel_stride;
-  return view;
-}
+// A step's work on a part of the image: a job for its kernel.
+class Part {
+ public:
+  Part(const Plan& plan, Workspace& space, const Step& step, const Region& region, int worker)
+      : plan_(plan), space_(space), step_(step), region_(region), worker_(worker) {}
 
-Epilogue epilogue_of(const Step& step, const Workspace& space, const Region& region) {
-  Epilogue e{};
-  e.channels = step.shape.out_channels;
-  e.mul = step.mul.data();
-  e.bias = step.bias.data();
-  e.relu = step.relu;
-  if (step.skip >= 0) e.skip = shifted(read(space.floats(step.skip)), region);
-  e.gain = step.gain;
-  if (step.out >= 0) e.out = shifted(space.floats(step.out), region);
-  if (step.codes >= 0) e.codes = shifted(space.codes(step.codes), region);
-  e.inv = step.inv.data();
-  e.levels = step.levels;
-  e.offset = step.offset.data();
-  return e;
-}
+  QConvJob qconv() const {
+    const PackedConv& packed = step_.packed;
+    return {step_.shape,
+            packed.codes.data(),
+            packed.init.data(),
+            packed.offsets.data(),
+            packed.steps.data(),
+            read(space_.codes(step_.in, region_, worker_)),
+            region_.height,
+            region_.width,
+            epilogue(step_.shape.out_channels)};
+  }
+
+  Conv2dJob conv2d() const {
+    const PackedConv& packed = step_.packed;
+    return {step_.shape,    packed.floats.data(), packed.bias.data(), floats_in(), region_.height,
+            region_.width, epilogue(step_.shape.out_channels)};
+  }
+
+  // All of it, on one thread.
+  void run() const {
+    const int64_t rows = region_.height;
+    const auto each_row = [&](auto row) {
+      for (int64_t y = 0; y < rows; ++y) row(y);
+    };
+    const int64_t width = region_.width;
+    const int channels = plan_.slots[step_.in].channels;
+    const float *mul = step_.mul.data(), *bias = step_.bias.data();
+    switch (step_.kind) {
+      case StepKind::conv2d: return step_.conv2d_kernel->run(conv2d(), 0, rows, space_.scratch(worker_));
+      case StepKind::qconv2d: return step_.qconv_kernel->run(qconv(), 0, rows, space_.scratch(worker_));
+      case StepKind::affine:
+        return each_row([&](int64_t y) { affine_row(floats_in(), mul, bias, floats_out(), y, width, channels); });
+      case StepKind::relu:
+        return each_row([&](int64_t y) { relu_row(floats_in(), floats_out(), y, width, channels); });
+      case StepKind::residual:
+        return each_row(
+            [&](int64_t y) { residual_row(skip(), floats_in(), step_.gain, floats_out(), y, width, channels); });
+      case StepKind::quantize:
+        return each_row([&](int64_t y) {
+          quantize_row(floats_in(), step_.inv.data(), step_.offset.data(), step_.levels,
+                       space_.codes(step_.codes, region_, worker_), y, width, channels);
+        });
+      case StepKind::layer_norm:
+        return transformer().layer_norm({floats_in(), rows, width, step_.epsilon, mul, bias, epilogue(channels)}, 0, rows);
+      case StepKind::gelu: return transformer().gelu({floats_in(), rows, width, epilogue(channels)}, 0, rows);
+      case StepKind::window_attention: return attention();
+      default: return;
+    }
+  }
+
+ private:
+  const TransformerKernels& transformer() const { return transformer_kernels(plan_.isa); }
+  View<const float> floats_in() const { return read(space_.floats(step_.in, region_, worker_)); }
+  View<const float> skip() const { return read(space_.floats(step_.skip, region_, worker_)); }
+  View<float> floats_out() const { return space_.floats(step_.out, region_, worker_); }
+
+  Epilogue epilogue(int channels) const {
+    Epilogue e{};
+    e.channels = channels;
+    e.mul = step_.mul.data();
+    e.bias = step_.bias.data();
+    e.relu = step_.relu;
+    if (step_.skip >= 0) e.skip = skip();
+    e.gain = step_.gain;
+    if (step_.out >= 0) e.out = floats_out();
+    if (step_.codes >= 0) e.codes = space_.codes(step_.codes, region_, worker_);
+    e.inv = step_.inv.data();
+    e.levels = step_.levels;
+    e.offset = step_.offset.data();
+    return e;
+  }
+
+  // The windows of the part, which is one row of them.
+  void attention() const {
+    const int channels = plan_.slots[step_.in].channels / 3;
+    const AttentionJob job{floats_in(), step_.heads, channels / step_.heads, step_.scale, epilogue(channels)};
+    const int height = static_cast<int>(region_.height);
+    for (int64_t x = 0; x < region_.width;) {
+      const int64_t beyond = (region_.x + x - step_.shift + step_.window) % step_.window;  // where its window begins
+      const int width = static_cast<int>(std::min(step_.window - beyond, region_.width - x));
+      transformer().attention(job, {0, x, width, width * height, step_.position_bias.of(height, width)},
+                            space_.scratch(worker_));
+      x += width;
+    }
+  }
+
+  const Plan& plan_;
+  Workspace& space_;
+  const Step& step_;
+  const Region region_;
+  const int worker_;
+};
 
 Region whole(const Step& step, const Workspace& space) { return {0, 0, space.height(step.in), space.width(step.in)}; }
-
-QConvJob qconv_job(const Step& step, const Workspace& space, const Region& region) {
-  return {step.shape,
-          step.packed.codes.data(),
-          step.packed.init.data(),
-          step.packed.offsets.data(),
-          step.packed.steps.data(),
-          shifted(read(space.codes(step.in)), region),
-          region.height,
-          region.width,
-          epilogue_of(step, space, region)};
-}
 
 // Shares out the rows of an image in bands: body(first row, row behind the last, worker).
 template <class Body>
@@ -69,14 +130,8 @@ void run_bands(int64_t height, Pool& pool, const Body& body) {
 }
 
 // Also edge_conv2d: the middle class everywhere, then the edges of the band over it.
-void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
-  const Conv2dJob job{step.shape,
-                      step.packed.floats.data(),
-                      step.packed.bias.data(),
-                      read(space.floats(step.in)),
-                      space.height(step.in),
-                      space.width(step.in),
-                      epilogue_of(step, space, whole(step, space))};
+void run_conv2d(const Plan& plan, const Step& step, Workspace& space, Pool& pool) {
+  const Conv2dJob job = Part(plan, space, step, whole(step, space), 0).conv2d();
   const RunConv2d run = step.conv2d_kernel->run;
   run_bands(job.height, pool, [&](int64_t begin, int64_t end, int worker) {
     run(job, begin, end, space.scratch(worker));
@@ -85,38 +140,41 @@ void run_conv2d(const Step& step, Workspace& space, Pool& pool) {
 }
 
 // The middle class everywhere, then the edges of the band over it.
-void run_edge_qconv2d(const Step& step, Workspace& space, Pool& pool) {
-  const QConvJob job = qconv_job(step, space, whole(step, space));
+void run_edge_qconv2d(const Plan& plan, const Step& step, Workspace& space, Pool& pool) {
+  const QConvJob job = Part(plan, space, step, whole(step, space), 0).qconv();
   run_bands(job.height, pool, [&](int64_t begin, int64_t end, int worker) {
     step.qconv_kernel->run(job, begin, end, space.scratch(worker));
     run_edges(step.qedges, job, begin, end, space.scratch(worker));
   });
 }
 
-void run_row(const Step& step, const Plan& plan, const Workspace& space, int64_t y) {
+// pad, crop and pixel_shuffle, whose results have another size: a row of the smaller one.
+void run_resizing_row(const Plan& plan, const Step& step, const Workspace& space, int64_t y) {
   const View<const float> x = read(space.floats(step.in));
-  const int64_t width = space.width(step.in);
-  const int channels = plan.slots[step.in].channels;
-  switch (step.kind) {
-    case StepKind::affine:
-      return affine_row(x, step.mul.data(), step.bias.data(), space.floats(step.out), y, width, channels);
-    case StepKind::relu: return relu_row(x, space.floats(step.out), y, width, channels);
-    case StepKind::residual:
-      return residual_row(read(space.floats(step.skip)), x, step.gain, space.floats(step.out), y, width, channels);
-    case StepKind::quantize:
-      return quantize_row(x, step.inv.data(), step.offset.data(), step.levels, space.codes(step.codes), y, width,
-                          channels);
-    case StepKind::pixel_shuffle:
-      return pixel_shuffle_row(x, step.upscale, step.mul.data(), step.bias.data(), space.floats(step.out), y, width,
-                               plan.slots[step.out].channels);
-    default: return;
-  }
+  const View<float> out = space.floats(step.out);
+  const int channels = plan.slots[step.out].channels;
+  if (step.kind == StepKind::pad)
+    return pad_row(x, space.height(step.in), space.width(step.in), out, y, space.width(step.out), channels);
+  if (step.kind == StepKind::crop) return crop_row(x, out, y, space.width(step.out), channels);
+  pixel_shuffle_row(x, step.upscale, step.mul.data(), step.bias.data(), out, y, space.width(step.out) / step.upscale,
+                    channels);
 }
 
 void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
-  if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) return run_conv2d(step, space, pool);
-  if (step.kind == StepKind::edge_qconv2d) return run_edge_qconv2d(step, space, pool);
-  pool.run(space.height(step.in), [&](int64_t y, int) { run_row(step, plan, space, y); });
+  switch (step.kind) {
+    case StepKind::conv2d:
+    case StepKind::edge_conv2d: return run_conv2d(plan, step, space, pool);
+    case StepKind::edge_qconv2d: return run_edge_qconv2d(plan, step, space, pool);
+    case StepKind::pad:
+    case StepKind::crop:
+    case StepKind::pixel_shuffle:
+      return pool.run(space.height(step.out) / step.upscale,
+                      [&](int64_t y, int) { run_resizing_row(plan, step, space, y); });
+    default:
+      pool.run(space.height(step.in), [&](int64_t y, int worker) {
+        Part(plan, space, step, {y, 0, 1, space.width(step.in)}, worker).run();
+      });
+  }
 }
 
 // --- tiles ---
@@ -188,10 +246,6 @@ class Tiles {
   std::vector<int64_t> order_;
 };
 
-bool same_size(const Plan& plan, const Step& a, const Step& b) {
-  return plan.slots[a.in].scale == plan.slots[b.in].scale;
-}
-
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // A tile's stream and codes, 384 bytes a pixel at 64 channels, should stay in the second-level cache; but every tile
@@ -200,9 +254,10 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 int64_t tile_pixels(Isa isa) { return isa == Isa::amx ? 12 * 256 : 24 * 256; }
 
 // seconds: of each of the layers.
-void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Pool& pool, double* seconds) {
-  const int64_t height = space.height(layers->in), width = space.width(layers->in);
-  Tiles tiles(height, width, count, tile_shape(height, width, pool.threads(), tile_pixels(isa)));
+void run_layers(const Plan& plan, const Run& run, Workspace& space, Pool& pool, double* seconds) {
+  const Step* layers = &plan.steps[run.begin];
+  const int64_t count = run.end - run.begin, height = space.height(layers->in), width = space.width(layers->in);
+  Tiles tiles(height, width, count, tile_shape(height, width, pool.threads(), tile_pixels(plan.isa)));
   std::vector<double> spent(count * pool.threads());
   pool.run(tiles.count(), [&](int64_t number, int worker) {
     for (int64_t l = 0; l < count; ++l) {
@@ -210,10 +265,41 @@ void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Po
       tiles.wait(number, l);
       if (region.height > 0 && region.width > 0) {
         const double start = now();
-        layers[l].qconv_kernel->run(qconv_job(layers[l], space, region), 0, region.height, space.scratch(worker));
+        Part(plan, space, layers[l], region, worker).run();
         spent[worker * count + l] += now() - start;
       }
       tiles.finish(number, l);
+    }
+  });
+  for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
+}
+
+// --- windows ---
+
+// Where tiles begin along an axis, and its end: tiles of `side` pixels, shifted so that they end where windows do.
+std::vector<int64_t> borders(int64_t size, int64_t shift, int64_t side) {
+  std::vector<int64_t> at{0};
+  for (int64_t next = shift > 0 ? side - shift : side; next < size; next += side) at.push_back(next);
+  at.push_back(size);
+  return at;
+}
+
+// A run of steps in tiles. Each reads and writes nothing of other tiles.
+void run_windows(const Plan& plan, const Run& run, Workspace& space, Pool& pool, double* seconds) {
+  const Step* steps = &plan.steps[run.begin];
+  const int64_t count = run.end - run.begin, height = space.height(steps->in), width = space.width(steps->in);
+  // A grid shifted by s ends windows at s, s + window, ...
+  const int64_t back = run.shift > 0 ? run.window - run.shift : 0;
+  const std::vector<int64_t> rows = borders(height, back, run.window), columns = borders(width, back, run.tile_width);
+  const int64_t across = static_cast<int64_t>(columns.size()) - 1, down = static_cast<int64_t>(rows.size()) - 1;
+  std::vector<double> spent(count * pool.threads());
+  pool.run(down * across, [&](int64_t tile, int worker) {
+    const int64_t i = tile / across, j = tile % across;
+    const Region region{rows[i], columns[j], rows[i + 1] - rows[i], columns[j + 1] - columns[j]};
+    for (int64_t s = 0; s < count; ++s) {
+      const double start = now();
+      Part(plan, space, steps[s], region, worker).run();
+      spent[worker * count + s] += now() - start;
     }
   });
   for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
@@ -223,19 +309,17 @@ void run_layers(Isa isa, const Step* layers, int64_t count, Workspace& space, Po
 
 void run_plan(const Plan& plan, Workspace& space, Pool& pool, std::vector<double>& seconds) {
   seconds.assign(plan.steps.size(), 0);
-  const size_t count = plan.steps.size();
-  for (size_t i = 0; i < count;) {
-    size_t end = i;
-    while (end < count && plan.steps[end].kind == StepKind::qconv2d && same_size(plan, plan.steps[i], plan.steps[end]))
-      ++end;
-    if (end > i) {
-      run_layers(plan.isa, &plan.steps[i], static_cast<int64_t>(end - i), space, pool, &seconds[i]);
-      i = end;
-      continue;
+  for (const Run& run : plan.runs) {
+    double* spent = &seconds[run.begin];
+    if (run.kind == RunKind::layers) {
+      run_layers(plan, run, space, pool, spent);
+    } else if (run.kind == RunKind::windows) {
+      run_windows(plan, run, space, pool, spent);
+    } else {
+      const double start = now();
+      run_step(plan.steps[run.begin], plan, space, pool);
+      *spent = now() - start;
     }
-    const double start = now();
-    run_step(plan.steps[i], plan, space, pool);
-    seconds[i++] = now() - start;
   }
 }
 

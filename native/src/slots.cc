@@ -6,14 +6,14 @@ namespace quantsr {
 namespace {
 
 bool same_kind(const Slot& a, const Slot& b) {
-  return a.is_codes == b.is_codes && a.channels == b.channels && a.scale == b.scale && a.zero == b.zero &&
-         a.levels == b.levels;
+  return a.is_codes == b.is_codes && a.channels == b.channels && a.scale == b.scale && a.multiple == b.multiple &&
+         a.tile == b.tile && a.zero == b.zero && a.levels == b.levels;
 }
 
 class SlotAssigner {
  public:
-  SlotAssigner(const Graph& graph, const std::vector<StepValues>& values, Plan& plan)
-      : graph_(graph), values_(values), plan_(plan), slot_(graph.values.size(), -1), last_(graph.values.size(), -1) {}
+  SlotAssigner(const Graph& graph, const std::vector<StepValues>& values, const std::vector<bool>& tile, Plan& plan)
+      : graph_(graph), values_(values), tile_(tile), plan_(plan), slot_(graph.values.size(), -1), last_(graph.values.size(), -1) {}
 
   void run() {
     for (size_t t = 0; t < values_.size(); ++t)
@@ -29,8 +29,9 @@ class SlotAssigner {
   Slot kind_of(int value) const {
     const Value& v = graph_.values[value];
     // Code buffers serve 3x3 and 1x1 kernels alike.
-    return {v.is_codes,         v.channels, v.scale, v.is_codes ? v.zero : 0, v.is_codes ? v.levels : 0,
-            v.is_codes ? 1 : 0, v.is_codes};
+    const bool border = v.is_codes && !tile_[value];
+    return {v.is_codes, v.channels, v.scale, v.multiple, tile_[value], v.is_codes ? v.zero : 0,
+            v.is_codes ? v.levels : 0, border ? 1 : 0, v.is_codes};
   }
 
   int new_slot(const Slot& slot) {
@@ -69,7 +70,8 @@ class SlotAssigner {
   int in_place(int t, const Slot& kind) const {
     const StepValues& use = values_[t];
     const StepKind step = plan_.steps[t].kind;
-    const bool pixelwise = step == StepKind::affine || step == StepKind::relu || step == StepKind::residual;
+    const bool pixelwise = step == StepKind::affine || step == StepKind::relu || step == StepKind::residual ||
+                           step == StepKind::gelu;
     const bool gathers = step == StepKind::conv2d || step == StepKind::qconv2d;
     if (fits(t, use.skip, kind) && !(gathers && slot_[use.skip] == slot_[use.in])) return slot_[use.skip];
     if (pixelwise && fits(t, use.in, kind)) return slot_[use.in];
@@ -95,14 +97,16 @@ class SlotAssigner {
 
   const Graph& graph_;
   const std::vector<StepValues>& values_;
+  const std::vector<bool>& tile_;
   Plan& plan_;
   std::vector<int> slot_, last_, free_;
 };
 
 }  // namespace
 
-void assign_slots(const Graph& graph, const std::vector<StepValues>& values, Plan& plan) {
-  SlotAssigner(graph, values, plan).run();
+void assign_slots(const Graph& graph, const std::vector<StepValues>& values, const std::vector<bool>& tile,
+                  Plan& plan) {
+  SlotAssigner(graph, values, tile, plan).run();
 }
 
 }  // namespace quantsr

@@ -13,6 +13,7 @@ struct StepValues {
   int in = -1, skip = -1, out = -1, codes = -1;
 };
 
-void assign_slots(const Graph& graph, const std::vector<StepValues>& values, Plan& plan);
+// tile: of each value, whether it lives within a tile.
+void assign_slots(const Graph& graph, const std::vector<StepValues>& values, const std::vector<bool>& tile, Plan& plan);
 
 }  // namespace quantsr

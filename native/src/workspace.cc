@@ -17,6 +17,12 @@ int64_t checked_product(int64_t a, int64_t b) {
   return product;
 }
 
+template <class T>
+View<T> shifted(View<T> view, const Region& region) {
+  view.origin += region.y * view.row_stride + region.x * view.pixel_stride;
+  return view;
+}
+
 // Fills all that lies outside height x width pixels.
 template <class T>
 void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int64_t height, int64_t row_size,
@@ -34,8 +40,8 @@ void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int
 
 Workspace::Layout Workspace::layout(const Slot& slot, int64_t height, int64_t width) {
   Layout l;
-  l.height = checked_product(height, slot.scale);
-  l.width = checked_product(width, slot.scale);
+  l.height = checked_product(round_up(height, slot.multiple), slot.scale);
+  l.width = checked_product(round_up(width, slot.multiple), slot.scale);
   l.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
   const int64_t columns = (slot.whole_runs ? round_up(l.width, kPixelRun) : l.width) + 2 * slot.pad;
   const int64_t rows = l.height + (slot.whole_runs ? kRowRun - 1 : 0) + 2 * slot.pad;
@@ -61,7 +67,7 @@ void Workspace::make_room(const Slot& slot, Buffer& b) {
 int64_t Workspace::bytes(const Plan& plan, int64_t height, int64_t width) {
   int64_t sum = 0;
   for (size_t i = 0; i < plan.slots.size(); ++i)
-    if (static_cast<int>(i) != plan.output_slot)
+    if (static_cast<int>(i) != plan.output_slot && !plan.slots[i].tile)
       sum += layout(plan.slots[i], height, width).total * (plan.slots[i].is_codes ? 1 : int64_t{sizeof(float)});
   return sum;
 }
@@ -71,6 +77,7 @@ void Workspace::prepare(const Plan& plan, int64_t height, int64_t width) {
   height_ = width_ = 0;  // so that a failure below is not taken for done
   buffers_.resize(plan.slots.size());
   for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (plan.slots[i].tile) continue;
     buffers_[i].layout = layout(plan.slots[i], height, width);
     if (static_cast<int>(i) != plan.output_slot) make_room(plan.slots[i], buffers_[i]);
   }
@@ -78,21 +85,47 @@ void Workspace::prepare(const Plan& plan, int64_t height, int64_t width) {
   width_ = width;
 }
 
-void Workspace::prepare_scratch(const Plan& plan, int threads) {
+void Workspace::prepare_threads(const Plan& plan, int threads) {
+  make_tiles(plan, threads);
   for (const Step& step : plan.steps)
-    scratch_each_ = std::max({scratch_each_, step.packed.scratch_bytes, step.qedges.scratch_bytes()});
+    scratch_each_ =
+        std::max({scratch_each_, step.packed.scratch_bytes, step.qedges.scratch_bytes(), step.scratch_bytes});
   scratch_each_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_each_), 64));
   scratch_ = AlignedArray<std::byte>(scratch_each_ * threads);
 }
 
-View<float> Workspace::floats(int slot) const {
-  const Buffer& b = buffers_[slot];
+void Workspace::make_tiles(const Plan& plan, int threads) {
+  int64_t height = 0, width = 0;
+  for (const Run& run : plan.runs)
+    if (run.kind == RunKind::windows) {
+      height = std::max<int64_t>(height, run.window);
+      width = std::max<int64_t>(width, run.tile_width);
+    }
+  for (const Slot& slot : plan.slots) is_tile_.push_back(slot.tile);
+  tiles_.resize(plan.slots.size() * threads);
+  for (size_t i = 0; i < tiles_.size(); ++i) {
+    Slot slot = plan.slots[i % plan.slots.size()];
+    if (!slot.tile) continue;
+    slot.multiple = 1;
+    tiles_[i].layout = layout(slot, height, width);
+    make_room(slot, tiles_[i]);
+  }
+}
+
+View<float> Workspace::floats(int slot, const Region& region, int worker) const {
+  return is_tile_[slot] ? floats_of(tile(slot, worker)) : shifted(floats(slot), region);
+}
+
+View<uint8_t> Workspace::codes(int slot, const Region& region, int worker) const {
+  return is_tile_[slot] ? codes_of(tile(slot, worker)) : shifted(codes(slot), region);
+}
+
+View<float> Workspace::floats_of(const Buffer& b) {
   float* data = b.external ? b.external : const_cast<float*>(b.floats.data());
   return {data + b.layout.offset, b.layout.row_stride, b.layout.pixel_stride};
 }
 
-View<uint8_t> Workspace::codes(int slot) const {
-  const Buffer& b = buffers_[slot];
+View<uint8_t> Workspace::codes_of(const Buffer& b) {
   return {const_cast<uint8_t*>(b.codes.data()) + b.layout.offset, b.layout.row_stride, b.layout.pixel_stride};
 }
 

@@ -8,6 +8,11 @@
 
 namespace quantsr {
 
+// Of a value; x, y: of the top left pixel.
+struct Region {
+  int64_t y, x, height, width;
+};
+
 class Workspace {
  public:
   // Makes room for an image of height x width and fills the borders. Cheap if nothing changed since the last call.
@@ -16,8 +21,11 @@ class Workspace {
   // What `prepare` takes for an image of this size.
   static int64_t bytes(const Plan& plan, int64_t height, int64_t width);
 
-  View<float> floats(int slot) const;
-  View<uint8_t> codes(int slot) const;
+  View<float> floats(int slot) const { return floats_of(buffers_[slot]); }
+  View<uint8_t> codes(int slot) const { return codes_of(buffers_[slot]); }
+  // From the region's first pixel on; a slot of tiles holds nothing else.
+  View<float> floats(int slot, const Region& region, int worker) const;
+  View<uint8_t> codes(int slot, const Region& region, int worker) const;
   int64_t height(int slot) const { return buffers_[slot].layout.height; }
   int64_t width(int slot) const { return buffers_[slot].layout.width; }
 
@@ -25,7 +33,8 @@ class Workspace {
   void set_output(int slot, float* out) { buffers_[slot].external = out; }
 
   std::byte* scratch(int worker) { return scratch_.data() + worker * scratch_each_; }
-  void prepare_scratch(const Plan& plan, int threads);
+  // What each thread has for itself.
+  void prepare_threads(const Plan& plan, int threads);
 
  private:
   struct Layout {
@@ -40,8 +49,14 @@ class Workspace {
 
   static Layout layout(const Slot& slot, int64_t height, int64_t width);
   static void make_room(const Slot& slot, Buffer& buffer);
+  void make_tiles(const Plan& plan, int threads);
+  const Buffer& tile(int slot, int worker) const { return tiles_[worker * is_tile_.size() + slot]; }
+  static View<float> floats_of(const Buffer& buffer);
+  static View<uint8_t> codes_of(const Buffer& buffer);
 
   std::vector<Buffer> buffers_;
+  std::vector<Buffer> tiles_;  // [worker][slot]
+  std::vector<bool> is_tile_;  // of each slot
   AlignedArray<std::byte> scratch_;
   size_t scratch_each_ = 0;
   int64_t height_ = 0, width_ = 0;

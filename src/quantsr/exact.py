@@ -9,17 +9,24 @@ import numpy as np
 
 LANES = 16  # of a sum; a power of two
 
-# exp: ln 2 in two parts, and the series 1/k!, last term first.
+# exp2: least relative error on -1/2 .. 1/2 with a first term of 1, last term first.
 LOG2_E = np.float32(1 / math.log(2))
-LN2_HIGH = np.float32(math.log(2))
-LN2_LOW = np.float32(math.log(2) - float(LN2_HIGH))
-EXP_TERMS = tuple(np.float32(1 / math.factorial(k)) for k in range(6, -1, -1))
-EXP_LEAST = np.float32(-87)  # below, the result would leave the normal numbers
+EXP2_LEAST = np.float32(-125)  # at least, so that every result is a normal number
+EXP2_TERMS = tuple(
+    np.float32(c) for c in (0.0013264727, 0.009671513, 0.055507336, 0.24022242, 0.693147, 1.0)
+)
 
-# erf(z) = z * P(z^2) / Q(z^2): least squares with weights moved to the largest error, on 0 .. 3.9; last term first.
-ERF_LIMIT = np.float32(3.9)
-ERF_P = tuple(np.float32(c) for c in (2.0504149e-06, 0.00028745603, 0.003836783, 0.05296663, 0.19193871, 1.128379))
-ERF_Q = tuple(np.float32(c) for c in (3.8230966e-05, 0.0011817137, 0.015109016, 0.11475727, 0.50343305, 1.0))
+# gelu: (Phi(x) - 1/2) / x in powers of x^2 - GELU_MIDDLE, least error of gelu on 0 .. GELU_LIMIT, last term first. The
+# first terms are rounded so that Phi is exactly 1 at the limit.
+GELU_LIMIT = np.float32(5)
+GELU_MIDDLE = np.float32(12.5)
+GELU_TERMS = tuple(
+    np.float32(c)
+    for c in (
+        *(-8.975163e-16, 3.4077938e-14, -5.379316e-13, 8.649913e-12, -2.1104724e-10, 4.4250705e-09, -7.753521e-08),
+        *(1.2847119e-06, -2.067796e-05, 0.00032975755, -0.005623875, 0.14136375),
+    )
+)
 
 
 def fma(a: np.ndarray | np.float32, b: np.ndarray | np.float32, c: np.ndarray | np.float32) -> np.ndarray:
@@ -28,28 +35,25 @@ def fma(a: np.ndarray | np.float32, b: np.ndarray | np.float32, c: np.ndarray | 
     return fused_multiply_add(x.astype(np.float64), y.astype(np.float64), z)
 
 
-def exp(x: np.ndarray) -> np.ndarray:
-    """e^x for x <= 0 within 2.5e-7 of it, relatively; 0 below -87 and of NaN.
+def exp2(x: np.ndarray) -> np.ndarray:
+    """2^x for x <= 0 within 1.8e-7 of it, relatively. What is below EXP2_LEAST, and NaN, counts as EXP2_LEAST.
 
-    n = round(x / ln 2), r = x - n ln 2 in two fused steps; the series in r by Horner's rule, fused; times 2^n.
+    n = round(x), r = x - n, which is exact; the series in r by Horner's rule, fused; times 2^n.
     """
-    fits = x >= EXP_LEAST
-    x = np.where(fits, x, np.float32(0))
-    n = np.rint(x * LOG2_E)
-    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x))
-    return np.where(fits, np.ldexp(_horner(EXP_TERMS, r), n.astype(np.int32)), np.float32(0))
+    x = np.where(x > EXP2_LEAST, x, EXP2_LEAST)
+    n = np.rint(x)
+    return np.ldexp(_horner(EXP2_TERMS, x - n), n.astype(np.int32))
 
 
-def erf(z: np.ndarray) -> np.ndarray:
-    """The error function within 4e-7, and exactly 1 and -1 from ERF_LIMIT on; of NaN -1.
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x * Phi(x), Phi the normal distribution function, within 2.5e-6; 0 below -GELU_LIMIT and of NaN, x above it.
 
-    z * P(z^2) / Q(z^2) in this order, the polynomials by Horner's rule, fused.
+    With x clamped to the limits as c: s = c * c - GELU_MIDDLE; the series in s by Horner's rule, fused; Phi is
+    c * series + 1/2. Only the lower limit holds for the factor in front of Phi.
     """
-    z = np.where(z > -ERF_LIMIT, z, -ERF_LIMIT)
-    z = np.where(z < ERF_LIMIT, z, ERF_LIMIT)
-    t = z * z
-    e = z * _horner(ERF_P, t) / _horner(ERF_Q, t)
-    return np.minimum(np.maximum(e, np.float32(-1)), np.float32(1))
+    x = np.where(x > -GELU_LIMIT, x, -GELU_LIMIT)
+    c = np.where(x < GELU_LIMIT, x, GELU_LIMIT)
+    return x * (c * _horner(GELU_TERMS, c * c - GELU_MIDDLE) + np.float32(0.5))
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

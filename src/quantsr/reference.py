@@ -8,12 +8,12 @@ The sign of a zero means nothing. docs/numerics.md tells each order of operation
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from quantsr.exact import dot, erf, exp, fma, fused_multiply_add
+from quantsr import exact
+from quantsr.exact import dot, exp2, fma, fused_multiply_add
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program, weight_codes
 
 Tensors = Mapping[str, np.ndarray]
@@ -149,8 +149,7 @@ def _layer_norm(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 
 
 def _gelu(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    half = x * np.float32(0.5)
-    return fma(half, erf(x * np.float32(math.sqrt(0.5))), half)
+    return exact.gelu(x)
 
 
 def _window_attention(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -158,24 +157,26 @@ def _window_attention(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     (h, w, _), depth = x.shape, x.shape[2] // (3 * heads)
     x = _windows(np.roll(x, (-shift, -shift), (0, 1)), window)  # (windows, T, 3C)
     q, k, v = x.reshape(*x.shape[:2], 3, heads, depth).transpose(2, 0, 3, 1, 4)  # (windows, heads, T, D)
-    dots = np.zeros((*q.shape[:3], q.shape[2]), np.float32)  # (windows, heads, T, T)
+    q = q * (np.float32(op.attrs["scale"]) * exact.LOG2_E)
+    bias = (tensors["position_bias"] * exact.LOG2_E)[_pairs(window)].transpose(2, 0, 1)  # (heads, T, T)
+    logits = np.broadcast_to(bias, (*q.shape[:3], q.shape[2]))  # (windows, heads, T, T), in powers of two
     for i in range(depth):
-        dots = fma(q[..., :, None, i], k[..., None, :, i], dots)
-    bias = tensors["position_bias"][_pairs(window)].transpose(2, 0, 1)  # (heads, T, T)
-    weights = _weights(dots * np.float32(op.attrs["scale"]) + bias, _seen(h, w, window, shift))
+        logits = fma(q[..., :, None, i], k[..., None, :, i], logits)
+    seen = _seen(h, w, window, shift)[:, None]
+    weights = _weights(logits, seen)
     total, mixed = np.zeros((*q.shape[:3], 1), np.float32), np.zeros(q.shape, np.float32)
     for j in range(q.shape[2]):
         total = total + weights[..., j, None]
-        mixed = fma(weights[..., j, None], v[..., None, j, :], mixed)
+        mixed = np.where(seen[..., j, None], fma(weights[..., j, None], v[..., None, j, :], mixed), mixed)
     mixed = mixed * (np.float32(1) / total)  # (windows, heads, T, D)
     mixed = mixed.transpose(0, 2, 1, 3).reshape(h // window, w // window, window, window, heads * depth)
     return np.roll(mixed.swapaxes(1, 2).reshape(h, w, -1), (shift, shift), (0, 1))
 
 
 def _weights(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """e^(logit - largest) of what a pixel sees, 0 of the rest: (windows, heads, T, T), (windows, T, T)."""
-    logits = np.where(seen[:, None] & (logits == logits), logits, np.float32(-np.inf))
-    return exp(logits - logits.max(-1, keepdims=True))
+    """2^(logit - largest) of what a pixel sees, 0 of the rest: (windows, heads, T, T), (windows, 1, T, T)."""
+    largest = np.where(seen & (logits == logits), logits, np.float32(-np.inf)).max(-1, keepdims=True)
+    return np.where(seen, exp2(logits - largest), np.float32(0))
 
 
 def _windows(x: np.ndarray, side: int) -> np.ndarray:

@@ -6,6 +6,7 @@
 #include "kernels/amx.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
+#include "kernels/transformer.h"
 #include "kernels/winograd.h"
 #include "quantsr/engine.h"
 
@@ -193,6 +194,18 @@ std::vector<const Conv2dKernel*> conv2d_kernels(Isa isa) {
 }
 
 bool conv2d_in_cells(int kernel, int in_channels) { return fits_winograd({in_channels, 0, kernel}); }
+
+const TransformerKernels& transformer_kernels(Isa isa) {
+#ifdef QUANTSR_X86
+  if (isa == Isa::avx2) return kTransformerAvx2;
+  if (isa == Isa::avx512vnni || isa == Isa::amx) return kTransformerAvx512;
+#endif
+#ifdef QUANTSR_ARM
+  if (isa == Isa::neon) return kTransformerNeon;
+#endif
+  if (isa == Isa::ref) return kTransformerRef;
+  fail("transformers", "kernels for the instruction set", isa_name(isa));
+}
 
 const Conv2dKernel& direct_conv2d(Isa isa) { return *conv2d_kernels(isa).back(); }
 

@@ -24,4 +24,11 @@ void quantize_row(View<const float> x, const float* inv, const float* offset, fl
 void pixel_shuffle_row(View<const float> x, int upscale, const float* scale, const float* offset, View<float> y,
                        int64_t row, int64_t width, int channels);
 
+// y continues x, height x width pixels, to the right and below: mirrored at the last pixel and again at the first.
+// row, padded: of y.
+void pad_row(View<const float> x, int64_t height, int64_t width, View<float> y, int64_t row, int64_t padded,
+             int channels);
+// y = x; width: of y
+void crop_row(View<const float> x, View<float> y, int64_t row, int64_t width, int channels);
+
 }  // namespace quantsr

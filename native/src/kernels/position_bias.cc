@@ -1,0 +1,47 @@
+#include <algorithm>
+
+#include "kernels/transformer.h"
+
+namespace quantsr {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896340736f;
+
+int64_t padded_pixels(int64_t pixels) { return (pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes; }
+
+AlignedArray<float> spread(int window, int heads, const float* table, int height, int width) {
+  const int64_t pixels = int64_t{height} * width, row = padded_pixels(pixels);
+  const int span = 2 * window - 1;
+  AlignedArray<float> bias(heads * pixels * row);
+  for (int h = 0; h < heads; ++h)
+    for (int64_t seen = 0; seen < pixels; ++seen)
+      for (int64_t p = 0; p < pixels; ++p) {
+        const int64_t dy = p / width - seen / width + window - 1, dx = p % width - seen % width + window - 1;
+        bias[(h * pixels + seen) * row + p] = table[(dy * span + dx) * heads + h] * kLog2E;
+      }
+  return bias;
+}
+
+}  // namespace
+
+PositionBias::PositionBias(int window, int shift, int heads, const float* table)
+    : sides_{window, shift, window - shift} {
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j)
+      if (kind(sides_[i]) == i && kind(sides_[j]) == j)
+        parts_[3 * i + j] = spread(window, heads, table, sides_[i], sides_[j]);
+}
+
+const float* PositionBias::of(int height, int width) const { return parts_[3 * kind(height) + kind(width)].data(); }
+
+int PositionBias::kind(int side) const {
+  return static_cast<int>(std::find(sides_, sides_ + 3, side) - sides_);
+}
+
+size_t attention_scratch(int pixels, int channels) {
+  // Where the pixels lie; queries and results with pixels side by side; logits of two blocks of pixels.
+  const size_t padded = static_cast<size_t>(padded_pixels(pixels)), whole = (channels + 15) / 16 * 16;
+  return padded * sizeof(const float*) + (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
+}
+
+}  // namespace quantsr

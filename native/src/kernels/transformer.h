@@ -1,0 +1,86 @@
+// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of an
+// Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "aligned.h"
+#include "kernels/kernels.h"
+
+namespace quantsr {
+
+// Attention works on so many pixels at a time, or a part of them; buffers of pixels side by side are padded to it.
+constexpr int kPixelLanes = 16;
+
+struct NormJob {
+  View<const float> in;
+  int64_t height, width;
+  float epsilon;
+  const float *scale, *offset;  // padded to kChannelGroup
+  Epilogue epilogue;
+};
+
+struct GeluJob {
+  View<const float> in;
+  int64_t height, width;
+  Epilogue epilogue;
+};
+
+// What of a window lies within the image: `pixels` of them, row by row, in a rectangle `width` wide.
+struct WindowPart {
+  int64_t y, x;  // from `in`
+  int width, pixels;
+  const float* bias;  // [head][pixel that is seen][pixel that sees, padded], times log2 e
+};
+
+// Attention of the pixels of one window.
+struct AttentionJob {
+  View<const float> in;  // queries, keys and values
+  int heads, depth;      // depth: channels of a head
+  float scale;           // times log2 e
+  Epilogue epilogue;     // its views begin where `in` does
+};
+
+// The position biases of a layer as attention reads them, for windows that are whole and those that the image's border
+// cuts.
+class PositionBias {
+ public:
+  PositionBias() = default;
+  // table: ((2 window - 1)^2, heads)
+  PositionBias(int window, int shift, int heads, const float* table);
+
+  // height, width: of the part of a window; each is `window`, `shift`, or `window - shift`.
+  const float* of(int height, int width) const;
+
+ private:
+  int kind(int side) const;  // the first of sides_ with this value
+
+  int sides_[3] = {};
+  AlignedArray<float> parts_[9];
+};
+
+// The rows from `first` to before `last` of a job.
+using RunNorm = void (*)(const NormJob&, int64_t first, int64_t last);
+using RunGelu = void (*)(const GeluJob&, int64_t first, int64_t last);
+using RunAttention = void (*)(const AttentionJob&, const WindowPart&, std::byte* scratch);
+
+struct TransformerKernels {
+  const char* name;
+  Isa isa;
+  RunNorm layer_norm;
+  RunGelu gelu;
+  RunAttention attention;
+};
+
+// kernels/dispatch.cc
+const TransformerKernels& transformer_kernels(Isa isa);
+
+// Bytes of scratch for a window of so many pixels, 64-byte aligned.
+size_t attention_scratch(int pixels, int channels);
+
+// One per instruction set, in the files transformer_*.cc.
+extern const TransformerKernels kTransformerRef, kTransformerAvx2, kTransformerAvx512, kTransformerNeon;
+
+}  // namespace quantsr
