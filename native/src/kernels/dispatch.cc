@@ -197,7 +197,7 @@ bool conv2d_in_cells(int kernel, int in_channels) { return fits_winograd({in_cha
 
 const TransformerKernels& transformer_kernels(Isa isa) {
 #ifdef QUANTSR_X86
-  if (isa == Isa::avx2) return kTransformerAvx2;
+  if (isa == Isa::avx2 || isa == Isa::avxvnni) return kTransformerAvx2;
   if (isa == Isa::avx512vnni || isa == Isa::amx) return kTransformerAvx512;
 #endif
 #ifdef QUANTSR_ARM
