@@ -1,5 +1,6 @@
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_the_file_is_safetensors_with_json(path: Path) -> None:
     saved(path, QuantConfig())
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata()
-    assert set(metadata) == {"config", "state"}
+    assert set(metadata) == {"config", "state", "sha256"}
     assert json.loads(metadata["config"])["quant"]["weight_bits"] == 4
 
 
@@ -165,6 +166,27 @@ def test_a_torn_file_is_refused(path: Path, part: float) -> None:
     path.write_bytes(content[: int(part * len(content))])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         checkpoints.load(path)
+
+
+def test_every_changed_byte_is_noticed(path: Path) -> None:
+    saved(path)
+    content = path.read_bytes()
+    for at in random.Random(0).sample(range(len(content)), 300):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        try:
+            found = checkpoints.load(path)
+        except CheckpointError:
+            continue
+        # White space at the end of the header may become other white space.
+        assert content[at : at + 1] == b" " and set(found.tensors) == set(checkpoints.load(path).tensors)
+
+
+def test_a_file_without_checksum_is_read(path: Path) -> None:
+    saved(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != "sha256"}
+    safetensors.torch.save_file(checkpoints.load(path).tensors, path, metadata)
+    assert checkpoints.load_network(path)[1].state["step"] == 7
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,25 @@ def test_every_setting_is_explained_with_its_default(section: str) -> None:
     assert got == wanted
 
 
+@pytest.mark.parametrize("page", ["docs/comparison.md", "docs/testing.md"])
+def test_every_test_that_is_named_exists(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", ROOT.joinpath(page).read_text(encoding="utf-8"))
+    assert len(named) > 15
+    missing = [f"{path}::{name}" for path, name in named if not _has(ROOT / path, name)]
+    assert missing == []
+
+
+def _has(path: Path, name: str) -> bool:
+    return path.exists() and re.search(rf"^def {name}\(", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def test_a_yes_of_ours_names_its_test() -> None:
+    page = ROOT.joinpath("docs/comparison.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    assert [row[0] for row in rows if row[-1].strip().startswith("yes") and "`tests/" not in row[-1]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_relative_links_lead_to_files(page: Path) -> None:
     path = ROOT / page

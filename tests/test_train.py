@@ -307,12 +307,16 @@ def test_a_resumed_transformer_ends_bit_equal(make: Make) -> None:
     assert found.config.quant is not None and found.config.quant.placement == "linears"
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("torn", [True, False], ids=["torn", "a flipped bit"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    make: Make, caplog: pytest.LogCaptureFixture, torn: bool
+) -> None:
     whole, broken = (make(W4A4, folder=name) for name in ("whole", "broken"))
     train.run(whole)
     run_until(broken, 11)
     newest = folder_of(broken) / "checkpoint-0000010.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-100])
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-100] if torn else content[:-100] + bytes([content[-100] ^ 4]) + content[-99:])
     (folder_of(broken) / ".checkpoint-0000011.safetensors-a1b2").write_bytes(b"half a file")
     trainer = Trainer(broken)
     with caplog.at_level(logging.WARNING):

@@ -1,10 +1,12 @@
 """Checkpoints: one safetensors file each, written atomically; never pickle.
 
 Tensor names: `model.*` the trained weights, `ema.*` their average, `optim.<field>.<parameter>` Adam's state.
-Metadata: `config` and `state` as JSON. A file of weights alone (what a run exports) has only `ema.*`.
+Metadata: `config` and `state` as JSON, and `sha256` of both and all tensors, which older files lack. A file of weights
+alone (what a run exports) has only `ema.*`.
 """
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import re
@@ -48,6 +50,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{path}: {name} holds a non-finite value; not saved")
     metadata = {"config": json.dumps(checkpoint.config.to_dict()), "state": json.dumps(checkpoint.state)}
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in checkpoint.tensors.items()}
+    metadata["sha256"] = _digest(metadata, tensors)
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -58,9 +61,20 @@ def load(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config, state = configs.from_dict(json.loads(metadata["config"])), json.loads(metadata["state"])
+        if "sha256" in metadata and metadata["sha256"] != _digest(metadata, tensors):
+            raise ValueError("got other bytes than were saved, by its checksum")
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     return Checkpoint(config, state, tensors)
+
+
+def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256(json.dumps([metadata["config"], metadata["state"]]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def saved_steps(folder: Path) -> list[Path]:

@@ -136,18 +136,40 @@ def test_a_batch_of_mutated_files_goes_on(
         assert Path(row["target"]).exists() == (row["status"] == "done")
 
 
-@pytest.mark.parametrize("side", [13_000, 30_000])
-@pytest.mark.parametrize("kind", ["png", "bmp", "gif"])
-def test_a_lying_head_costs_nothing(tmp_path: Path, sound: dict[str, bytes], kind: str, side: int) -> None:
-    """Refused within 0.1 s of CPU time and 100 MB, in a process of its own."""
-    data = bytearray(sound[kind])
+def lying(kind: str, data: bytearray, side: int) -> None:
+    """Makes the head tell of side x side pixels, or the most that it can."""
     if kind == "png":
         struct.pack_into(">II", data, 16, side, side)
         struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
     elif kind == "bmp":
         struct.pack_into("<ii", data, 18, side, side)
+    elif kind == "gif":
+        struct.pack_into("<HH", data, 6, side, side)
+    elif kind == "jpg":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, side, side)
+    elif kind == "webp":  # with alpha and metadata: the head of all chunks
+        at = data.index(b"VP8X") + 12
+        data[at : at + 6] = (side - 1).to_bytes(3, "little") * 2
+    elif kind == "tiff":
+        first = struct.unpack_from("<I", data, 4)[0]
+        for at in range(first + 2, first + 2 + 12 * struct.unpack_from("<H", data, first)[0], 12):
+            tag = struct.unpack_from("<H", data, at)[0]
+            if tag in (256, 257, 278):
+                struct.pack_into("<HHII", data, at, tag, 4, 1, side)
     else:
-        struct.pack_into("<HH", data, 6, min(side, 65535), min(side, 65535))
+        struct.pack_into(">II", data, data.index(b"ispe") + 8, side, side)
+
+
+# What is refused only while it is decoded takes the memory of such a picture until then: not tested at 13,000.
+LIES = [(kind, side) for kind in ("png", "bmp", "gif", "jpg") for side in (13_000, 30_000)]
+LIES += [(kind, 30_000) for kind in ("webp", "tiff", "avif")]
+
+
+@pytest.mark.parametrize("kind, side", LIES)
+def test_a_lying_head_costs_nothing(tmp_path: Path, sound: dict[str, bytes], kind: str, side: int) -> None:
+    """Refused within 0.1 s of CPU time and 100 MB, in a process of its own."""
+    data = bytearray(sound[kind])
+    lying(kind, data, side)
     path = tmp_path / f"bomb.{kind}"
     path.write_bytes(data)
     script = f"""
@@ -167,6 +189,15 @@ print(time.process_time() - start, used().ru_maxrss - before.ru_maxrss)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     verdict, seconds, kilobytes = done.stdout.split()
     assert verdict == "refused" and float(seconds) < 0.1 and int(kilobytes) < 100_000
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_emptiest_honest_jpeg_is_read(tmp_path: Path, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new(mode, (4000, 3000), 0).save(path, quality=1, optimize=True, progressive=progressive)
+    assert photos.read(path).pixels.shape[:2] == (3000, 4000)
+    print(f"{4000 * 3000 / path.stat().st_size:.0f} pixels a byte")
 
 
 def test_out_of_memory_is_one_failed_file(tmp_path: Path, sound: dict[str, bytes]) -> None:

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import quantsr
+from quantsr import photos
 from quantsr.photos import PhotoError
 from quantsr.web.jobs import KEPT_RESULTS, Job, Jobs
 from quantsr.web.server import Settings, create_app
@@ -338,6 +339,34 @@ def test_cancelling_ends_within_one_tile_and_removes_the_files(queue: TestClient
     assert len(held.tiles) == 2
     assert not job.photo.exists() and not job.result.exists()
     assert queue.delete(f"/api/jobs/{id}").status_code == 404
+
+
+def test_cancelling_while_the_result_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, ended = photos.write, threading.Event()
+    asked: list[int] = []
+
+    def write(path: Path, photo: photos.Photo, *, proceed: Callable[[], None]) -> None:
+        def slowly() -> None:
+            asked.append(1)
+            if len(asked) == 5:
+                assert client.delete(f"/api/jobs/{id}").status_code == 204
+            proceed()
+
+        try:
+            honest(path, photo, proceed=slowly)
+        finally:
+            ended.set()
+
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    monkeypatch.setattr("quantsr.web.enlarge._enlarged", lambda *_: noise)
+    monkeypatch.setattr(photos, "write", write)
+    with client_of() as client:
+        monkeypatch.setattr("quantsr.web.jobs.secrets.token_urlsafe", lambda count: "x" * 32)
+        id = "x" * 32
+        assert post(client, PHOTO).status_code == 202
+        assert ended.wait(30)
+        assert len(asked) == 5  # 3 MB would have taken some 46
+        assert client.get(f"/api/jobs/{id}").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -128,4 +128,5 @@ def _packed(model: str) -> PackedModel:
             from quantsr.export import pack_checkpoint
         except ImportError:
             raise not_packed from None
-        return pack_checkpoint(Path(model), name=Path(model).stem)
+        with usage_errors(ValueError):
+            return pack_checkpoint(Path(model), name=Path(model).stem)

@@ -35,6 +35,7 @@ MODES = {
 }  # fmt: skip
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 BITS, PHOTOMETRIC = 258, 262  # TIFF tags
+JPEG_PIXELS_OF_A_BYTE = 512  # a block of 8x8 pixels takes a bit at least
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
         raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
     if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
+    _refuse_lying_jpeg(path, image)
     deep = _deep(image)
     mode = deep or MODES.get(image.mode)
     if mode is None:
@@ -107,6 +109,13 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     if "transparency" in image.info:
         mode = WITH_ALPHA.get(mode, mode)
     return len(mode), 16 if deep else 8
+
+
+def _refuse_lying_jpeg(path: PathLike, image: Image.Image) -> None:
+    """Where data end too early, the decoder fills up with gray and calls it a picture."""
+    size = os.path.getsize(path)
+    if image.format in ("JPEG", "MPO") and image.width * image.height > JPEG_PIXELS_OF_A_BYTE * size:
+        raise PhotoError(f"{os.fspath(path)}: got {size} bytes for {image.width}x{image.height} pixels; it is damaged")
 
 
 def _deep(image: Image.Image) -> str | None:
