@@ -15,7 +15,7 @@ from quantsr.quant import PLACEMENTS, QUANTIZERS
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT.joinpath("docs", "training.md").read_text(encoding="utf-8")
-PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/*.md"))]
+PAGES = [Path("README.md"), Path("CHANGELOG.md"), *sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/**/*.md"))]
 
 
 def sections() -> dict[str, type]:

@@ -121,6 +121,16 @@ def test_int4_holds_codes_in_half_a_byte(tmp_path, bits):
     assert {tensor.data_type for tensor in zeros} == {TensorProto.UINT4}
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("bits", [2, 3])
+def test_weights_of_the_mid_rise_grid(bits, style):
+    packed, image = network(bits, weight_grid="mid_rise"), images.to_float(_waves())
+    program = packed.programs["full"]
+    assert "odd_qconv2d" in {op.kind for op in program.ops}
+    facts = compare(graph(program, packed.tensors, 3, style), image, reference.run(program, packed.tensors, image))
+    assert facts["default"]["levels"] <= 1 and facts["default"]["share"] < 1e-3
+
+
 class Quant(OpRun):
     """The formula of QONNX's own page on the op, written a second time."""
 

@@ -147,7 +147,8 @@ class _Graph:
         if self.style.weight is None:
             value = codes * scale[:, None, None, None]
             grid = [self.constant(f"{name}.scale", scale[:, None, None, None]), self.constant("zero", np.float32(0))]
-            self.quant([self.constant(f"{name}.value", value), *grid], name, int(op.attrs["weight_bits"]), signed=True)
+            bits = int(op.attrs["weight_bits"]) + (op.kind == "odd_qconv2d")  # odd numbers take one more
+            self.quant([self.constant(f"{name}.value", value), *grid], name, bits, signed=True)
         else:
             stored = self.constant(f"{name}.codes", codes.astype(self.style.weight))
             grid = [self.constant(f"{name}.scale", scale)]

@@ -1,6 +1,7 @@
 """Writing a photograph with everything that its format can hold, and refusing before work is done what it cannot."""
 
 import io
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
 
 
 def write(
-    path: Path,
+    path: str | os.PathLike[str],
     photo: Photo,
     *,
     quality: int | None = None,
@@ -63,6 +64,7 @@ def write(
     compressed before the first. Raises PhotoError for what the format cannot hold, and OSError when the disk refuses.
     However it ends, the old file, if any, is whole.
     """
+    path = Path(path)
     kind = check_fits(path, photo, 1)
     image = _fitting(photo.pixels, kind)
     height, width = image.shape[:2]
