@@ -10,10 +10,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_kernel_assembly import disassemble, innermost_loops
 
 ROOT = Path(__file__).parents[1]
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-MISSING = [name for name in ("cmake", "ctest", "aarch64-linux-gnu-g++") if shutil.which(name) is None]
+TOOLS = ("cmake", "ctest", "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump")
+MISSING = [name for name in TOOLS if shutil.which(name) is None]
 MISSING += [] if QEMU else ["qemu-aarch64-static"]
 
 pytestmark = [
@@ -46,3 +48,17 @@ def test_a_cpu_without_dot_products_takes_the_plain_kernels(build):
     output = run(QEMU, "-cpu", "cortex-a53", build / "test_qconv", "8")
     assert "direct_ref" in output
     assert "neon" not in output
+
+
+def test_sums_stay_in_registers_in_the_loops_that_multiply(build):
+    jump = re.compile(r"^(?:b\.\w+|cbn?z\s+\w+,)\s+([0-9a-f]+)\b")
+    product = re.compile(r"^(sdot|fmla)\b.*\[\d\]")
+    on_stack = re.compile(r"^(ldr|str|ldp|stp)\s+q.*\[sp\b")
+    visited, spills = set(), []
+    for file in sorted(build.rglob("*_neon.cc.o")):
+        for loop in innermost_loops(disassemble(file, "aarch64-linux-gnu-objdump"), jump):
+            if sum(bool(product.match(text)) for _, text in loop) >= 8:
+                visited.add(file.name)
+                spills += [f"{file.name} {address:x}: {text}" for address, text in loop if on_stack.match(text)]
+    assert len(visited) == 4
+    assert spills == []

@@ -19,18 +19,18 @@ KINDS = {("vpmaddubsw", "y"), ("vpmaddwd", "y"), ("vpdpbusd", "y"), ("vfmadd", "
 KINDS |= {("tdpbusd", "t")}
 
 
-def disassemble():
-    command = ["objdump", "-d", "--no-show-raw-insn", _native.__file__]
+def disassemble(file, objdump="objdump"):
+    command = [objdump, "-d", "--no-show-raw-insn", file]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = [INSTRUCTION.match(line) for line in lines]
     return [(int(m[1], 16), m[2]) for m in found if m]
 
 
-def innermost_loops(code):
+def innermost_loops(code, jump=JUMP):
     """The instructions of every loop that holds no other, from the target of a jump backwards to the jump. Spans
     that are left on the way are no loops, but pieces of a function in the order in which the compiler laid them out."""
     index = {address: i for i, (address, _) in enumerate(code)}
-    jumps = [(i, JUMP.match(text)) for i, (_, text) in enumerate(code)]
+    jumps = [(i, jump.match(text)) for i, (_, text) in enumerate(code)]
     spans = [(index.get(int(m[1], 16), i + 1), i) for i, m in jumps if m]
     spans = sorted((start, end) for start, end in spans if start <= end)
     for (start, end), (following, _) in pairwise([*spans, (len(code), len(code))]):
@@ -52,7 +52,7 @@ def product(loop):
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_sums_stay_in_registers_in_the_loops_that_multiply():
-    loops = [(product(loop), loop) for loop in innermost_loops(disassemble())]
+    loops = [(product(loop), loop) for loop in innermost_loops(disassemble(_native.__file__))]
     loops = [(kind, loop) for kind, loop in loops if kind]
     if not loops:
         pytest.skip("no x86 kernels in this build")

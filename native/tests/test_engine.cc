@@ -121,7 +121,7 @@ class Network {
          {"kernel", double(k)},
          {"weight_bits", double(wb)},
          {"act_bits", double(ab)},
-         {"zero", pick(0, 1) ? double(1 << (ab - 1)) : 0.0}},
+         {"zero", pick(0, 1) ? double(pick(0, (1 << ab) - 1)) : 0.0}},
         {{"weight", {DType::i8, shape({outputs, k, k, channels}), codes_.back().get()}},
          {"mul", floats(shape({outputs}))},
          {"bias", floats(shape({outputs}))}});

@@ -65,6 +65,7 @@ Case make_case(unsigned seed) {
   if (n % 7 == 5) c.weight_bits = c.act_bits = 8;
   if (n % 49 == 12) c.weight_bits = 4;
   c.zero = n / 9 % 2 ? 1 << (c.act_bits - 1) : 0;
+  if (n % 5 == 3) c.zero = random.pick(1, (1 << c.act_bits) - 1);
   c.codes.resize(size_t(c.height) * c.width * c.inputs);
   random.fill(0, (1 << c.act_bits) - 1, [&](auto value) {
     for (size_t i = 0; i < c.codes.size(); ++i) {

@@ -1,6 +1,6 @@
-// conv2d by Winograd tiles with vectors: the loops that conv2d_winograd_{avx2,avx512vnni}.cc share. A block of tiles is
-// transformed, multiplied at each position, and transformed back, one panel of outputs after the other, so that the
-// weights of a position are read from the second-level cache once per block.
+// conv2d by Winograd tiles with vectors: the loops that conv2d_winograd_{avx2,avx512vnni,neon}.cc share. A block of
+// tiles is transformed, multiplied at each position, and transformed back, one panel of outputs after the other, so
+// that the weights of a position are read from the second-level cache once per block.
 //
 // Isa: Lanes (a vector of kLanes floats), kPanel (outputs of a weight panel), multiply (below), finish.
 #pragma once

@@ -94,7 +94,7 @@ const Conv2dKernel kConv2d[] = {
     {"float_avx512vnni", Isa::amx, any_shape, conv2d_panels<64>, conv2d_avx512vnni},
 #endif
 #ifdef QUANTSR_ARM
-    {"winograd_ref", Isa::neon, fits_winograd, winograd_panels<1>, conv2d_winograd_ref},
+    {"winograd_neon", Isa::neon, fits_winograd, winograd_panels<16>, conv2d_winograd_neon},
     {"float_neon", Isa::neon, any_shape, conv2d_panels<16>, conv2d_neon},
 #endif
 };

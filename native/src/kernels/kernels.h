@@ -116,5 +116,6 @@ void conv2d_neon(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratc
 void conv2d_winograd_ref(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_winograd_avx2(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 void conv2d_winograd_avx512vnni(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
+void conv2d_winograd_neon(const Conv2dJob&, int64_t begin, int64_t end, std::byte* scratch);
 
 }  // namespace quantsr
