@@ -1,7 +1,9 @@
 """A film comes back whole: every frame at its time, sound and subtitles byte for byte, colours where they were."""
 
+import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -307,6 +309,106 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     for kind in ("video", "audio"):
         assert packets(out, kind) == packets(undisturbed, kind)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments(make_clip: Make, tmp_path: Path) -> None:
+    """Also while segments are written, while all is put together, and while the folder is cleared."""
+    source = make_clip(tmp_path / "a.mkv", frames=40, srt=True)
+    undisturbed, out = tmp_path / "whole.mkv", tmp_path / "b.mkv"
+    assert enlarge(source, "-o", undisturbed, "--segment", 3) == 0
+    wanted = [packets(undisturbed, kind) for kind in ("video", "audio", "subtitle")]
+    words = [*command_line(source, "-o", out, "--segment", 3, "--resume")]
+    start = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    whole = time.monotonic() - start
+    chance, before = random.Random(0), 0
+    out.unlink()
+    for _ in range(60):
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(chance.uniform(0.3, 1.05) * whole)
+            process.kill()
+        done = len(list(tmp_path.glob(".quantsr-*/[0-9]*.mkv")))
+        assert done >= before or out.exists()
+        if out.exists():
+            assert [packets(out, kind) for kind in ("video", "audio", "subtitle")] == wanted
+            if list(tmp_path.glob(".quantsr-*")):
+                subprocess.run(words, check=True, capture_output=True)
+            assert not list(tmp_path.glob(".*"))
+            out.unlink()
+            done = 0
+        before = done
+    subprocess.run(words, check=True, capture_output=True)
+    assert [packets(out, kind) for kind in ("video", "audio", "subtitle")] == wanted
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi"])
+def test_damaged_files_end_in_a_result_or_a_named_error(suffix: str, make_clip: Make, tmp_path: Path) -> None:
+    """In one process each, so that a crash or a hang of a decoder shows."""
+    audio = {".mkv": "flac", ".mp4": "aac", ".avi": "pcm_s16le"}[suffix]
+    whole = make_clip(tmp_path / f"a{suffix}", codec="mpeg4", audio=audio, frames=8, tick=Fraction(1, 25)).read_bytes()
+    chance, codes = random.Random(suffix), []
+    for number in range(40):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 5, 50))):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        if number % 4 == 0:
+            data = data[: chance.randrange(len(data))]
+        bad, out = tmp_path / f"bad{suffix}", tmp_path / f"out{number}.mkv"
+        bad.write_bytes(data)
+        told = subprocess.run(command_line(bad, "-o", out), capture_output=True, timeout=20)
+        codes.append(told.returncode)
+        assert told.returncode in (0, 4), told.stderr
+        assert out.exists() == (told.returncode == 0)
+        assert told.returncode == 0 or b"quantsr: " in told.stderr
+    assert {0, 4} == set(codes)
+
+
+def test_a_full_disk_keeps_what_was_done(
+    make_clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = make_clip(tmp_path / "a.mkv", frames=9), tmp_path / "b.mkv"
+    flush, calls = os.fsync, iter(range(100))
+
+    def full(handle: int) -> None:
+        if next(calls) == 6:  # two for each file and its folder
+            raise OSError(errno.ENOSPC, "No space left on device", str(out))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert enlarge(source, "-o", out, "--segment", 3) == 5
+    assert "No space left" in capsys.readouterr().err and not out.exists()
+    monkeypatch.undo()
+    other = tmp_path / "b.mp4"  # the segments fit another container
+    assert enlarge(source, "-o", other, "--segment", 3, "--resume", "--json", "--drop", "audio") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["done"] == 6
+    assert times(other) == times(source) and not list(tmp_path.glob(".*"))
+
+
+def test_what_has_no_single_meaning_is_refused(
+    make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, encoders in (("two", ["ffv1", "ffv1"]), ("laced", ["mpeg2video"])):
+        with av.open(str(tmp_path / f"{name}.mkv"), "w") as container:
+            streams = [container.add_stream(encoder, rate=25) for encoder in encoders]
+            for stream in streams:
+                stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+                stream.options = {"flags": "+ildct+ilme"} if name == "laced" else {}
+            for stream in streams:
+                for number in range(3):
+                    frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8)).reformat(format="yuv420p")
+                    frame.pts = number
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
+    for name, words in (("two", "got 2 video streams"), ("laced", "is interlaced")):
+        assert enlarge(tmp_path / f"{name}.mkv", "-o", tmp_path / "out.mkv") == 4
+        assert words in capsys.readouterr().err
+    source = make_clip(tmp_path / "a.mkv", frames=2)
+    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", "100MB") == 4
+    assert "wanted about" in capsys.readouterr().err
+    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", "2GiB") == 0
 
 
 def test_memory_does_not_grow_with_the_film(make_clip: Make, tmp_path: Path) -> None:

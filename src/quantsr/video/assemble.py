@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import av
 
-from quantsr.video.clip import Times, VideoError, opened
+from quantsr.video.clip import Times, VideoError, demuxed, opened
 from quantsr.video.encode import Target
 from quantsr.video.plan import ASPECTS, CONTAINERS, STEPS, Plan
 from quantsr.video.verify import Sent, verify
@@ -59,19 +59,26 @@ def assemble(plan: Plan, file: BinaryIO, times: Times, segments: list[Path]) -> 
 
     Raises VideoError for segments that do not go together, and if what is read is not what was to be written.
     """
-    with opened(plan.source) as original, _new(file, plan) as result, av.open(segments[0]) as first:
-        sent: dict[int, Sent] = {}
-        video, copies = _streams(plan, original, first.streams.video[0], result)
-        old = _packets(original, copies)
+    with opened(plan.source) as original:
         try:
-            for packet in heapq.merge(_frames(plan, segments, video, times), old, key=_decoding_time):
-                sent.setdefault(packet.stream.index, Sent(packet.stream.type)).see(packet)
-                result.mux(packet)
+            sent = _put_together(plan, original, file, times, segments)
         except av.error.FFmpegError as error:
-            raise VideoError(f"{plan.path}: {plan.suffix} refused a packet ({_told(error)})") from error
-        sent.pop(video.index)
+            raise VideoError(f"{plan.path}: {plan.suffix} cannot be written ({_told(error)})") from error
     file.flush()
-    verify(plan, Path(file.name), times, list(sent.values()))
+    verify(plan, Path(file.name), times, sent)
+
+
+def _put_together(plan: Plan, original: Any, file: BinaryIO, times: Times, segments: list[Path]) -> list[Sent]:
+    """What was written of each copied stream."""
+    sent: dict[int, Sent] = {}
+    with _new(file, plan) as result, av.open(segments[0]) as first:
+        video, copies = _streams(plan, original, first.streams.video[0], result)
+        old = _packets(plan, original, copies)
+        for packet in heapq.merge(_frames(plan, segments, video, times), old, key=_decoding_time):
+            sent.setdefault(packet.stream.index, Sent(packet.stream.type)).see(packet)
+            result.mux(packet)
+        sent.pop(video.index)
+    return list(sent.values())
 
 
 def _new(file: BinaryIO, plan: Plan) -> Any:
@@ -151,10 +158,10 @@ def _frames(plan: Plan, segments: list[Path], stream: Any, times: Times) -> Iter
         raise VideoError(f"{plan.path}: {number} frames in the segments, {len(times)} in the source")
 
 
-def _packets(original: Any, copies: dict[int, Any]) -> Iterator[Any]:
+def _packets(plan: Plan, original: Any, copies: dict[int, Any]) -> Iterator[Any]:
     """The packets of the copied streams, as they are."""
     streams = [original.streams[index] for index in copies if original.streams[index].type != "attachment"]
-    for packet in original.demux(streams) if streams else ():
+    for packet in demuxed(plan.source, original, streams) if streams else ():
         if packet.dts is None:
             if packet.pts is None:
                 continue  # the end
@@ -164,5 +171,6 @@ def _packets(original: Any, copies: dict[int, Any]) -> Iterator[Any]:
 
 
 def _enlarged(matrix: tuple[int, ...], upscale: int) -> list[int]:
-    """A display matrix whose shift, in pixels, is that of the larger picture."""
-    return [number * upscale if index in (6, 7) else number for index, number in enumerate(matrix)]
+    """A display matrix whose shift, in pixels, is that of the larger picture. Nonsense stays within 32 bits."""
+    shifted = [number * upscale if index in (6, 7) else number for index, number in enumerate(matrix)]
+    return [max(-(2**31), min(2**31 - 1, number)) for number in shifted]

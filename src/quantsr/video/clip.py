@@ -66,13 +66,21 @@ class Times:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file, as PyAV opens it. Whatever is wrong with it becomes a VideoError."""
+    """The file, as PyAV opens it. Raises VideoError for what is no video, and PermissionError."""
     if not path.is_file():
         raise VideoError(f"{path}: {'is a folder, wanted a video' if path.is_dir() else 'no such file'}")
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    with reading(path):
+        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+    with container:
+        yield container
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """FFmpeg's errors within are those of this file."""
     try:
-        with av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace") as container:
-            yield container
+        yield
     except av.error.PermissionError as error:
         raise PermissionError(error.errno, os.strerror(error.errno), str(path)) from error
     except av.error.FFmpegError as error:
@@ -81,7 +89,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 def probe(path: Path) -> Head:
     """Decodes one frame. Raises VideoError for what cannot be enlarged, and for what cannot be told from the head."""
-    with opened(path) as container:
+    with opened(path) as container, reading(path):
         stream = film(path, container)
         frame = next(_decoded(path, container, stream, tolerant=True), None)
         if frame is None:
@@ -109,7 +117,7 @@ def probe(path: Path) -> Head:
 def scan(path: Path, head: Head, *, tolerant: bool, told: Callable[[int], None] | None = None) -> Times:
     """The times of all frames. Everything is decoded, so that damage is found before a frame is enlarged."""
     times = Times(array("q"), array("q"))
-    with opened(path) as container:
+    with opened(path) as container, reading(path):
         ends = _Ends(container)
         for frame in _checked(path, head, container, tolerant, ends):
             times.begin.append(frame.pts)
@@ -150,7 +158,7 @@ def _checked(path: Path, head: Head, container: Any, tolerant: bool, ends: "_End
 def _decoded(path: Path, container: Any, stream: Any, tolerant: bool, ends: "_Ends | None" = None) -> Iterator[Any]:
     stream.thread_type = "AUTO"
     number = 0
-    for packet in container.demux() if ends else container.demux(stream):
+    for packet in demuxed(path, container, [] if ends else [stream]):
         if ends:
             ends.see(packet)
         if packet.stream_index != stream.index:
@@ -168,6 +176,17 @@ def _decoded(path: Path, container: Any, stream: Any, tolerant: bool, ends: "_En
                 raise VideoError(f"{path}: frame {number} is interlaced, wanted whole frames; deinterlace it first")
             yield frame
             number += 1
+
+
+def demuxed(path: Path, container: Any, streams: list[Any]) -> Iterator[Any]:
+    """The packets of these streams, or of all."""
+    packets = container.demux(*streams)
+    while True:
+        with reading(path):
+            packet = next(packets, None)
+        if packet is None:
+            return
+        yield packet
 
 
 class _Ends:

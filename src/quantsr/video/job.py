@@ -30,7 +30,9 @@ class Job:
 
     def __init__(self, target: Path, facts: dict[str, Any], *, resume: bool, force: bool) -> None:
         self.target, self._facts = target, json.loads(json.dumps(facts))
-        name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]  # the target's may be of the greatest length
+        # Short, as the target's may be of the greatest length; and the same for another container, which the segments
+        # fit as well.
+        name = hashlib.sha256(os.fsencode(target.stem)).hexdigest()[:16]
         self.folder = target.with_name(f".quantsr-{name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         self.folder.mkdir(exist_ok=True)

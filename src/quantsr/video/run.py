@@ -21,9 +21,10 @@ from quantsr.video.encode import Target, encode
 from quantsr.video.job import Job
 from quantsr.video.plan import Plan
 
-# Bytes that an encoder takes for a sample of the result's frames, besides 100 MiB: measured, see docs/video.md.
-ENCODER_BYTES = {"av1": 40, "vp9": 40, "ffv1": 8}
-ENCODER_BASE = 100 * resources.MIB
+# Bytes that an encoder takes for a pixel of the result, of 8 bits and of more, and besides: measured at 1920x1080 and
+# 3840x2160 on two cores, rounded up.
+ENCODER_BYTES = {"av1": (220, 320), "vp9": (160, 160), "ffv1": (45, 80)}
+ENCODER_BASE = 80 * resources.MIB
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Film:
     def _check_segment(self, path: Path, count: int) -> None:
         """What was encoded can be decoded, to as many frames of the right size."""
         got = 0
-        with clip.opened(path) as container:
+        with clip.opened(path) as container, clip.reading(self.plan.path):
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(video=0):
                 got += 1
@@ -131,10 +132,11 @@ class Film:
         limit = self.settings.memory
         if limit is None:
             return None
-        head = self.plan.head
-        samples = head.width * head.height * 3 * (2 if head.colour.bits > 8 else 1)
-        pictures = samples * (3 + 4 * self.model.scale**2)
-        encoder = ENCODER_BASE + ENCODER_BYTES[self.target.name] * self.target.width * self.target.height
+        head, target = self.plan.head, self.target
+        deep = head.colour.bits > 8
+        samples = head.width * head.height * (6 if deep else 3)
+        pictures = samples * (4 + 3 * self.model.scale**2)  # of this frame, the one before, and on the way
+        encoder = ENCODER_BASE + ENCODER_BYTES[target.name][deep] * target.width * target.height
         left = limit - resources.PROGRAM_BYTES - pictures - encoder
         try:
             if left < 0:

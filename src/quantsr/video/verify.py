@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from quantsr.video.clip import Times, VideoError, film, opened
+from quantsr.video.clip import Times, VideoError, film, opened, reading
 from quantsr.video.plan import STEPS, Plan
 
 SHIFT = Fraction(1, 2)  # seconds by which a container that holds no negative times may move all streams together
@@ -29,7 +29,7 @@ class Sent:
 
 def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
     """made: the file, which is to become `plan.path`. sent: of the copied streams. Raises VideoError."""
-    with opened(made) as result:
+    with opened(made) as result, reading(plan.path):
         index, frames, shift = film(made, result).index, 0, Fraction(0)
         got: dict[int, Sent] = {}
         for packet in result.demux():
