@@ -32,7 +32,7 @@ FINDINGS = sorted(ROOT.glob("native/fuzz/findings/*"))
 @pytest.mark.skipif(CLANG is None or shutil.which("cmake") is None, reason="needs clang with libFuzzer, and cmake")
 def test_fuzzed_programs(tmp_path):
     """The seeds, all that was ever found, and a minute more."""
-    (tmp_path / "a.cc").write_text("extern \"C\" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }")
+    (tmp_path / "a.cc").write_text('extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }')
     if subprocess.run([CLANG, "-fsanitize=fuzzer", "a.cc", "-o", "a"], cwd=tmp_path, check=False).returncode:
         pytest.skip("clang has no libFuzzer here")
     options = ["-DQUANTSR_PYTHON=OFF", "-DQUANTSR_FUZZ=ON", "-DQUANTSR_SANITIZE=address,undefined"]

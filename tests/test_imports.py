@@ -21,6 +21,7 @@ TOP_LEVEL = {
     "onnxruntime",
     "openvino",
     "matplotlib",
+    "av",
 }
 
 # Room -> what it never imports, not even inside a function.
@@ -29,6 +30,7 @@ NEVER = {
     "pixels.py": ["torch"],
     "photos": ["torch", "quantsr.engine", "quantsr.model"],
     "batch": ["torch", "quantsr.commands"],
+    "video": ["torch", "quantsr.commands"],
     "files.py": ["torch"],
     "metrics.py": ["torch"],
     "reference.py": ["torch"],

@@ -9,11 +9,12 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale
+from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale, video
 from quantsr.commands.common import Failure
 
 COMMANDS = {
     "upscale": upscale,
+    "video": video,
     "models": models,
     "info": info,
     "evaluate": evaluate,

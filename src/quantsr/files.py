@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 def write_atomically(
@@ -34,6 +34,22 @@ def write_atomically(
 def name_beside(path: Path) -> Path:
     """A new name in the same folder for a temporary file."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Takes the file for this process until it is closed; False if another has it.
+
+    Without such locks (Windows) it is always True: two runs at once are not caught there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quantsr.files import lock
+
 NAME = ".quantsr-journal"
 
 
@@ -36,7 +38,10 @@ class Journal:
         path = root / f"{NAME}{part}.jsonl"
         self._mine = set(_read(path)) if path.exists() else set()
         self._file = path.open("a+b")
-        _lock(self._file.fileno(), path)
+        if not lock(self._file):
+            raise JournalInUse(
+                f"{path}: another run writes into this folder; wait for it, or divide the work by --shard"
+            )
         self._file.seek(0, os.SEEK_END)
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
@@ -110,16 +115,3 @@ def _size(path: Path) -> int | None:
         return path.lstat().st_size
     except FileNotFoundError:
         return None
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once are not caught there
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise JournalInUse(
-            f"{path}: another run writes into this folder; wait for it, or divide the work by --shard"
-        ) from None

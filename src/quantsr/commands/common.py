@@ -1,10 +1,20 @@
 """What the commands share: failures with an exit code, and common options."""
 
 import argparse
+import hashlib
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
+from quantsr import zoo
+from quantsr.model import Model, load
+from quantsr.packing.fast import NothingToRound
+from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
 
 USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5
@@ -30,6 +40,58 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("-n", "--model", required=required, help="a bundled model's name, or a packed file")
+
+
+def add_network(parser: argparse.ArgumentParser) -> Any:
+    """What `load_model` reads, and how the network is run. Returns the group of --depth, for what excludes it."""
+    parser.add_argument("-s", "--scale", type=int, choices=UPSCALES, help="default: 4, or what MODEL does")
+    add_model(parser, required=False)
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
+    parser.add_argument(
+        "--fast", action="store_true", help="8 bits behind the body: faster with AMX, up to 0.02 dB less"
+    )
+    parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
+    parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
+    add_threads(parser)
+    return depth
+
+
+def load_model(args: argparse.Namespace) -> tuple[Model, str]:
+    """The model that the options of `add_network` ask for, and its name; all errors are the user's."""
+    with usage_errors(PackedModelError):
+        name = args.model or zoo.default_name(args.scale or 4)
+        model = load(name, args.threads, args.fast)
+    if args.scale not in (None, model.scale):
+        raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
+    if args.depth not in model.depths:
+        raise Failure(f"got depth {args.depth!r}, this model has {', '.join(model.depths)}", USAGE)
+    with usage_errors(NothingToRound):
+        model.engine(args.depth)
+    args.model = name
+    return model, Path(name).stem
+
+
+def model_hash(args: argparse.Namespace) -> str:
+    """SHA-256 of the file of the loaded model."""
+    return hashlib.sha256(zoo.find(args.model).read_bytes()).hexdigest()
+
+
+class terminated_as_interrupted:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._old = signal.signal(signal.SIGTERM, self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._old)
+
+    @staticmethod
+    def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
 
 
 def positive(text: str) -> int:

@@ -8,17 +8,13 @@ a folder that was stopped goes on with --resume.
 
 import argparse
 import dataclasses
-import hashlib
 import re
-import signal
-import threading
 import warnings
 from collections import Counter
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from quantsr import photos, zoo
+from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
 from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
@@ -30,36 +26,24 @@ from quantsr.commands.common import (
     SOME_FAILED,
     USAGE,
     Failure,
-    add_model,
-    add_threads,
+    add_network,
+    load_model,
+    model_hash,
     positive,
-    size_in_bytes,
+    terminated_as_interrupted,
     usage_errors,
 )
-from quantsr.model import Model, load
-from quantsr.packing.fast import NothingToRound
-from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="an image file, or a folder of them")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: beside each input")
     parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")
-    parser.add_argument("-s", "--scale", type=int, choices=UPSCALES, help="default: 4, or what MODEL does")
-    add_model(parser, required=False)
-    quality = parser.add_mutually_exclusive_group()
-    quality.add_argument("--depth", choices=DEPTHS, default="full", help="fewer blocks: faster, a little less sharp")
-    quality.add_argument(
+    add_network(parser).add_argument(
         "--within", type=_seconds, metavar="S", help="the deepest that does all in S seconds, measured"
     )
-    parser.add_argument(
-        "--fast", action="store_true", help="8 bits behind the body: faster with AMX, up to 0.02 dB less"
-    )
     _add_files(parser)
-    parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
-    parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
     parser.add_argument("--no-check", action="store_true", help="do not compare results with their inputs")
-    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="tell the progress as JSON lines on stdout")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each file there, as JSON")
 
@@ -87,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     state, failure = "interrupted", None
     teller.begin(batch)
     try:
-        with _terminated_as_interrupted():
+        with terminated_as_interrupted():
             for outcome in batch.run(teller.progress):
                 outcomes.append(outcome)
                 teller.file(outcome)
@@ -107,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     """All that can fail before work starts; and the depth as the user told it."""
-    model, name = _model(args)
+    model, name = load_model(args)
     depth = args.depth if args.within is None else f"within {args.within:g} s"
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
@@ -140,20 +124,6 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     return batch, depth
 
 
-def _model(args: argparse.Namespace) -> tuple[Model, str]:
-    with usage_errors(PackedModelError):
-        name = args.model or zoo.default_name(args.scale or 4)
-        model = load(name, args.threads, args.fast)
-    if args.scale not in (None, model.scale):
-        raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
-    if args.depth not in model.depths:
-        raise Failure(f"got depth {args.depth!r}, this model has {', '.join(model.depths)}", USAGE)
-    with usage_errors(NothingToRound):
-        model.engine(args.depth)
-    args.model = name
-    return model, Path(name).stem
-
-
 def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         depth=args.depth,
@@ -169,8 +139,8 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _deciding(args: argparse.Namespace, settings: Settings, depth: str) -> dict[str, Any]:
     """What decides the bytes of a result, for the journal."""
-    model = hashlib.sha256(zoo.find(args.model).read_bytes()).hexdigest()
-    return {"model": model, "depth": depth, "fast": args.fast, "quality": settings.quality, "strip": settings.strip}
+    network = {"model": model_hash(args), "depth": depth, "fast": args.fast}
+    return network | {"quality": settings.quality, "strip": settings.strip}
 
 
 def _record(settings: Settings, depth: str) -> dict[str, Any]:
@@ -184,23 +154,6 @@ def _exit_code(outcomes: list[Outcome]) -> int:
     if len(failed) < len(outcomes):
         return SOME_FAILED
     return NO_ROOM if all(outcome.denied for outcome in failed) else NONE_DONE
-
-
-class _terminated_as_interrupted:
-    """SIGTERM ends a run as Ctrl-C does."""
-
-    def __enter__(self) -> None:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._old = signal.signal(signal.SIGTERM, self._interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._old)
-
-    @staticmethod
-    def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
 
 
 def _percent(text: str) -> int:

@@ -1,0 +1,96 @@
+"""What a film tells while it runs: a bar for people, JSON lines for programs."""
+
+import json
+import sys
+import time
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quantsr.batch.resources import printable
+from quantsr.video.plan import Plan
+
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+
+class Teller(Protocol):
+    def looking(self, frames: int) -> None: ...
+    def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None: ...
+    def progress(self, frames: float) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self, state: str, error: str) -> None: ...
+
+
+class JsonLines:
+    """One object a line on stdout: "begin", "progress", "note" and "end" under "event"."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._names = {"source": str(plan.source), "target": str(plan.path)}
+        self._start = time.monotonic()
+        self._frames, self._at = 0, 0.0
+
+    def looking(self, frames: int) -> None: ...
+
+    def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None:
+        self._frames, self._at = frames, done
+        self._print("begin", self._names | {"frames": frames, "done": done} | facts)
+
+    def progress(self, frames: float) -> None:
+        self._at = frames
+        self._print("progress", {"frame": round(frames, 3), "share": round(frames / self._frames, 6)})
+
+    def note(self, text: str) -> None:
+        self._print("note", {"text": text})
+
+    def end(self, state: str, error: str) -> None:
+        facts: dict[str, Any] = {"state": state, "frames": self._frames, "done": int(self._at)}
+        facts |= {"seconds": round(time.monotonic() - self._start, 3)} | ({"error": error} if error else {})
+        self._print("end", self._names | facts)
+
+    def _print(self, event: str, facts: dict[str, Any]) -> None:
+        print(json.dumps({"event": event} | facts), flush=True)
+
+
+class ForPeople:
+    """On a terminal a bar with frames, frames per second and time left; at the end a line."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._start = plan, time.monotonic()
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=self._console, disable=not sys.stderr.isatty(), transient=True
+        )
+        self._task = self._bar.add_task("looking", total=None, speed="")
+        self._bar.start()
+        self._frames, self._done, self._begun = 0, 0, self._start
+
+    def looking(self, frames: int) -> None:
+        self._bar.update(self._task, description=f"looking: {frames} frames")
+
+    def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None:
+        self._frames, self._done, self._begun = frames, done, time.monotonic()
+        self._size = f"{facts['width']}x{facts['height']}"
+        self._bar.update(self._task, total=frames, completed=done, description=f"{done}/{frames} frames")
+
+    def progress(self, frames: float) -> None:
+        speed = (frames - self._done) / max(1e-9, time.monotonic() - self._begun)
+        self._bar.update(
+            self._task,
+            completed=frames,
+            description=f"{int(frames)}/{self._frames} frames",
+            speed=f"{speed:.2f} frames/s",
+        )
+
+    def note(self, text: str) -> None:
+        self._console.print(f"quantsr: {printable(text)}", **PLAIN)
+
+    def end(self, state: str, error: str) -> None:
+        self._bar.stop()
+        if state == "complete":
+            names = f"{printable(self._plan.source)} -> {printable(self._plan.path)}"
+            seconds = time.monotonic() - self._start
+            print(f"{names}  {self._size}  {self._frames} frames  {seconds:.1f} s", flush=True)
+        elif self._frames:
+            self._console.print("the same command with --resume goes on from here", **PLAIN)

@@ -1,0 +1,72 @@
+"""Reading a written file: every frame at its time, every copied stream whole and in step with the frames."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from quantsr.video.clip import Times, VideoError, film, opened, reading
+from quantsr.video.plan import STEPS, Plan
+
+SHIFT = Fraction(1, 2)  # seconds by which a container that holds no negative times may move all streams together
+OUT_OF_STEP = Fraction(1, 500)  # seconds: two roundings to the milliseconds of Matroska
+
+
+@dataclass
+class Sent:
+    """Of a stream: packets, and the times of the first and the last in seconds."""
+
+    kind: str
+    packets: int = 0
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+
+    def see(self, packet: Any) -> None:
+        self.last = _time(packet)
+        self.first = self.last if self.packets == 0 else self.first
+        self.packets += 1
+
+
+def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
+    """made: the file, which is to become `plan.path`. sent: of the copied streams. Raises VideoError."""
+    with opened(made) as result, reading(plan.path):
+        index, frames, shift = film(made, result).index, 0, Fraction(0)
+        got: dict[int, Sent] = {}
+        for packet in result.demux():
+            if packet.dts is None:
+                continue  # the end
+            if packet.stream_index != index:
+                got.setdefault(packet.stream_index, Sent(packet.stream.type)).see(packet)
+                continue
+            if frames == len(times):
+                raise VideoError(f"{plan.path}: more than the {frames} frames of the source were written")
+            moved = _time(packet) - times.begin[frames] * plan.head.time_base
+            shift = moved if frames == 0 else shift
+            if abs(moved - shift) > STEPS.get(plan.suffix, 0) or abs(shift) > SHIFT:
+                raise VideoError(f"{plan.path}: frame {frames} was written {float(moved):.4f} s off its time")
+            frames += 1
+    if frames != len(times):
+        raise VideoError(f"{plan.path}: {frames} of {len(times)} frames were written")
+    for kind in {stream.kind for stream in sent}:
+        for before, after in zip(_of(sent, kind), _of(list(got.values()), kind), strict=True):
+            _compare(plan, before, after, shift)
+
+
+def _of(streams: list[Sent], kind: str) -> list[Sent]:
+    return [stream for stream in streams if stream.kind == kind]
+
+
+def _compare(plan: Plan, before: Sent, after: Sent, shift: Fraction) -> None:
+    """Subtitles may gain empty packets, by which MP4 ends the others."""
+    whole = after.packets == before.packets or (before.kind == "subtitle" and after.packets > before.packets)
+    late = max(abs(after.first - before.first - shift), abs(after.last - before.last - shift) if whole else Fraction(0))
+    if not whole or (late > OUT_OF_STEP and before.kind != "subtitle"):
+        raise VideoError(
+            f"{plan.path}: a stream ({before.kind}) was written with {after.packets} of {before.packets} packets, "
+            f"{float(late):.4f} s out of step with the frames"
+        )
+
+
+def _time(packet: Any) -> Fraction:
+    ticks: int = packet.dts if packet.pts is None else packet.pts
+    return Fraction(ticks * packet.time_base)
