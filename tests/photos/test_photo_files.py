@@ -454,7 +454,7 @@ class Stop(Exception):
 def test_writing_can_be_stopped(tmp_path: Path, suffix: str, deep: bool) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    pixels = noise((3,), np.uint16 if deep else np.uint8, (300, 400))
+    pixels = noise((3,), np.uint16 if deep else np.uint8, (600, 800))
     calls: list[int] = []
     photos.write(tmp_path / f"whole{suffix}", Photo(pixels), proceed=lambda: calls.append(1))
     assert len(calls) > (5 if suffix in (".png", ".jpg") else 0)
