@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from quantsr import zoo
 from quantsr.commands.info import describe
@@ -22,6 +22,31 @@ CalyxOS (7, CC BY-SA 3.0), Lomiri (7, CC BY 4.0 and CC0), Pop!_OS (6, Unsplash),
 Cutefish (1, Unsplash). Low-resolution patches were made by MATLAB-compatible bicubic shrinking."""
 
 
+class Kind(NamedTuple):
+    """Words for an architecture."""
+
+    name: str
+    blocks: str
+    quantized: str
+    plain: str
+
+
+KINDS = {
+    "quantsr-c": Kind(
+        "QuantSR-C",
+        "blocks",
+        "The residual blocks",
+        "Head, after-body convolution, upsampler, biases and shortcuts",
+    ),
+    "quantsr-t": Kind(
+        "QuantSR-T",
+        "groups of Swin layers",
+        "The linear layers and the convolution of each group",
+        "Attention, LayerNorm, GELU, head, after-body convolution, upsampler, biases and shortcuts",
+    ),
+}
+
+
 def main(name: str, score_files: list[str]) -> None:
     facts = describe(name)
     rows = [row for file in score_files for row in json.loads(Path(file).read_text())["results"]]
@@ -30,13 +55,14 @@ def main(name: str, score_files: list[str]) -> None:
 
 def card(name: str, facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     digest = hashlib.sha256(zoo.find(name).read_bytes()).hexdigest()
-    depths = ", ".join(f"{depth} {len(kept)} blocks" for depth, kept in facts["depths"].items())
+    kind = KINDS[facts["architecture"]]
+    depths = ", ".join(f"{depth} {len(kept)} {kind.blocks}" for depth, kept in facts["depths"].items())
     return f"""\
 # {name}
 
-QuantSR-C, x{facts["upscale"]}: {facts["channels"]} channels, {facts["upsampler"]} upsampler. The residual blocks have
-{facts["weight_bits"]}-bit weights and {facts["act_bits"]}-bit activations ({facts["quantizer"]}: one step per layer,
-one shift per input channel). Head, after-body convolution, upsampler, biases and shortcuts are float32.
+{kind.name}, x{facts["upscale"]}: {facts["channels"]} channels, {facts["upsampler"]} upsampler. {kind.quantized}
+have {facts["weight_bits"]}-bit weights and {facts["act_bits"]}-bit activations ({facts["quantizer"]}: one step per
+layer, one shift per input channel). {kind.plain} are float32.
 Depths: {depths}. {facts["parameters"]:,} weights and biases in {facts["packed_bytes"]:,} bytes.
 
 SHA-256 of the file: `{digest}`
@@ -58,7 +84,7 @@ PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
 
 Loss: L1 to the photograph and, where a teacher is named, in equal parts to the teacher's output (RLFN x4, Kong et al.,
 CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures). Adam, cosine decay, bf16 autocast, averaged
-weights (0.999). Machine: two cores of an Intel Xeon with AMX, no GPU.
+weights. Machine: two cores of an Intel Xeon with AMX, no GPU.
 
 ### Data
 

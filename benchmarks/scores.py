@@ -24,7 +24,9 @@ def _sha256(name: str) -> str:
 
 def _scores(name: str) -> dict[str, dict[str, dict[str, float]]]:
     """depth -> set -> psnr, ssim."""
-    rows = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-c-')}.json").read_text())["results"]
+    rows = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-').removeprefix('c-')}.json").read_text())[
+        "results"
+    ]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         scores.setdefault(row["depth"], {})[row["set"]] = {key: round(row[key], 4) for key in ("psnr", "ssim")}

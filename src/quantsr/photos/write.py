@@ -59,10 +59,10 @@ def write(
 ) -> None:
     """Writes beside the target, syncs, renames. The metadata's sizes and orientation are made those of the pixels.
 
-    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. proceed: called before each part of
-    the file is written, what it raises ends the work; PNG, JPEG and BMP come in parts of 64 KiB to 1 MiB, the others
-    are compressed before the first. Raises PhotoError for what the format cannot hold, and OSError when the disk refuses.
-    However it ends, the old file, if any, is whole.
+    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. proceed: called before each part
+    of the file is written, what it raises ends the work; PNG, JPEG and BMP come in parts of 64 KiB to 1 MiB, the
+    others are compressed before the first. Raises PhotoError for what the format cannot hold, and OSError when the
+    disk refuses. However it ends, the old file, if any, is whole.
     """
     path = Path(path)
     kind = check_fits(path, photo, 1)
