@@ -63,13 +63,13 @@ def main(data: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Image.fromarray(collage(data)).save(folder / "in.png")
-        for isa in available_isas()[::-1]:
-            if isa == "ref":
-                continue
+        isas = [isa for isa in available_isas()[::-1] if isa != "ref"]
+        for isa in isas:
             for depth in DEPTHS:
                 rows.append({"isa": isa, "depth": depth} | best(folder, isa, "--depth", depth))
                 print(rows[-1], flush=True)
-        rows.append({"isa": isa, "depth": "full", "memory": "300MiB"} | best(folder, isa, "--memory", "300MiB"))
+        rows.append({"isa": isas[0], "depth": "full", "memory": "300MiB"} | best(folder, isas[0], "--memory", "300MiB"))
+        print(rows[-1], flush=True)
         size = Image.open(folder / "out.png").size
     result = {
         "machine": machine(), "versions": versions(), "model": MODEL, "threads": THREADS,

@@ -46,6 +46,15 @@ def test_memory_bounds_the_tile_and_never_changes_the_result(model: Model) -> No
     assert engine.tile_within(1000 + error.value.lacking) > 0
 
 
+def test_progress_of_alpha_and_colours(model: Model) -> None:
+    """Told after each tile of either, so that work can be stopped there."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    shares: list[float] = []
+    model.upscale(image, tile=10, progress=shares.append)
+    assert shares[:6] == [0] * 6 and len(shares) == 12
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
 def test_buffers_go_with_the_model() -> None:
     model = Model(tiny_model(), threads=1)
     model.upscale(np.zeros((8, 8, 3), np.uint8))

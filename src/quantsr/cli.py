@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("quantsr: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         print(f"quantsr: {error}", file=sys.stderr)
         return 5

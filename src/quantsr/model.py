@@ -65,14 +65,15 @@ class Model:
         image: uint8 or uint16, (H, W) gray, (H, W, 3) RGB, or (H, W, 2) and (H, W, 4) with straight alpha behind.
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
         changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. progress:
-        told after each tile the share that is done, 0 to 1. Raises ValueError for another dtype, shape or depth, or
-        too little memory.
+        told after each tile the share that is done, 0 to 1; 0 while alpha is enlarged. Raises ValueError for another
+        dtype, shape or depth, or too little memory.
         """
         pixels.check(image)
         result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, *image.shape[2:]), image.dtype)
         if pixels.has_alpha(image):
             left = None if memory is None else memory - result[..., -1].nbytes
-            result[..., -1] = self._alpha(image[..., -1], depth, tile, left)
+            beginning = None if progress is None else lambda share: progress(0.0)
+            result[..., -1] = self._alpha(image[..., -1], depth, tile, left, beginning)
         engine = self.engine(depth)
         floats = pixels.to_network(image)
         if memory is not None:
@@ -88,11 +89,13 @@ class Model:
                 )
         return result
 
-    def _alpha(self, alpha: Pixels, depth: str, tile: int | None, memory: int | None) -> Pixels:
+    def _alpha(
+        self, alpha: Pixels, depth: str, tile: int | None, memory: int | None, progress: Callable[[float], None] | None
+    ) -> Pixels:
         """(H, W) -> (H*scale, W*scale)."""
         if (alpha == alpha[0, 0]).all():
             return np.broadcast_to(alpha[:1, :1], (len(alpha) * self.scale, alpha.shape[1] * self.scale))
-        enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, memory)
+        enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, memory, progress)
         pixels.calm(enlarged, alpha, self.scale)
         return enlarged
 

@@ -151,6 +151,14 @@ def test_packing(run: Path, disk: Disk) -> None:
     assert model.read_bytes() == old and not list(disk.path.glob(".*"))
 
 
+def test_a_model_that_may_not_grow(run: Path) -> None:
+    (run / "recipe.toml").write_text(RECIPE.replace("disk/run", "run"))
+    assert quantsr(run, "train", "recipe.toml").returncode == 0
+    done = quantsr(run, "pack", "run/weights.safetensors", "-o", "model.safetensors", most=4096)
+    assert done.returncode == 5 and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert not list(run.glob("model*")) and not list(run.glob(".*.tmp"))
+
+
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     """A quota, or a file system with a largest file: that picture fails, the others do not."""
     noise(tmp_path / "large.png", 200)
