@@ -31,13 +31,14 @@ using quantsr::Tensor;
 struct Attr {
   const char* name;
   char meaning;  // C: input channels, O: output channels, K: kernel, W: weight bits, A: bits of the input's codes,
-                 // Z: their zero, L: levels, U: upscale, F: a float
+                 // Z: their zero, L: levels, U: upscale, F: a float, M: a multiple, S: the input's scale, E: an
+                 // epsilon, H: heads, P: window, T: shift
 };
 
 struct Role {
   const char* name;
   DType dtype;
-  const char* shape;  // letters as for attributes; E: classes of pixels
+  const char* shape;  // letters as for attributes; E: classes of pixels, R: pairs of pixels of a window by distance
 };
 
 struct Kind {
@@ -45,7 +46,7 @@ struct Kind {
   int inputs;
   std::vector<Attr> attrs;
   std::vector<Role> tensors;
-  char output;  // =: as the input, L: codes, O: floats with O channels, U: shuffled
+  char output;  // =: as the input, L: codes, O: floats with O channels, U: shuffled, M: padded, 1: cropped, A: a third
 };
 
 constexpr DType f32 = DType::f32, i8 = DType::i8;
@@ -63,6 +64,15 @@ const std::vector<Kind> kKinds = {
     {"relu", 1, {}, {}, '='},
     {"residual", 2, {{"gain", 'F'}}, {}, '='},
     {"pixel_shuffle", 1, {{"upscale", 'U'}}, {}, 'U'},
+    {"pad", 1, {{"multiple", 'M'}}, {}, 'M'},
+    {"crop", 2, {{"factor", 'S'}}, {}, '1'},
+    {"layer_norm", 1, {{"epsilon", 'E'}}, {{"scale", f32, "C"}, {"offset", f32, "C"}}, '='},
+    {"gelu", 1, {}, {}, '='},
+    {"window_attention",
+     1,
+     {{"heads", 'H'}, {"window", 'P'}, {"shift", 'T'}, {"scale", 'F'}},
+     {{"position_bias", f32, "RH"}},
+     'A'},
 };
 constexpr int kKindBytes = 32;  // a kind is a byte modulo this; those past the table are unknown to the engine
 
@@ -91,6 +101,8 @@ const double kFloats[] = {1, 0.5, 4, -1, 0.1f, 15, 2, 1e-3f};
 const double kWildFloats[] = {1e-38f, 1e38f, -1e38f, FLT_MAX, 1e-45f, -FLT_MAX};
 const int kLevels[] = {15, 7, 3, 255, 2, 14, 5, 100};
 const int kBits[] = {4, 2, 3, 8};
+const int kWindows[] = {4, 8, 2, 3, 5, 16, 32};
+const double kEpsilons[] = {1e-5f, 1e-3f, 1, 1e-30f};
 const int64_t kOddSides[] = {0, -1, 1, int64_t{1} << 31, int64_t{1} << 62, INT64_MAX, INT64_MIN, 65537};
 
 class Bytes {
@@ -110,7 +122,7 @@ T pick(const T (&list)[N], uint8_t byte) {
 
 struct Value {
   std::string name;
-  int channels, scale = 1, levels = 0, zero = -1;
+  int channels, scale = 1, levels = 0, zero = -1, multiple = 1;
   bool used = false;
 };
 
@@ -132,9 +144,11 @@ class Program {
     for (size_t i = 0; i + 1 < values_.size() && ops.size() < 2 * kMaxOps; ++i) {
       const size_t last = values_.size() - 1;
       if (values_[i].used || values_[i].levels > 0 || values_[i].scale != values_[last].scale) continue;
+      if (values_[i].multiple != values_[last].multiple) continue;
       append(kind_of("conv2d"), {i}, values_[last].channels);
       append(kind_of("residual"), {last, last + 1}, 0);
     }
+    if (values_.back().multiple != 1) append(kind_of("crop"), {values_.size() - 1, 0}, 0);
   }
 
   std::vector<Op> ops;
@@ -176,18 +190,23 @@ class Program {
     outputs_ = outputs;
     weight_bits_ = 4;
     upscale_ = levels_ = 0;
+    heads_ = window_ = multiple_ = 1;
     Op op{kind.name, {}, "v" + std::to_string(ops.size()), {}, {}};
     for (size_t i : inputs) op.inputs.push_back(values_[i].name);
     for (const Attr& attr : kind.attrs) op.attrs[attr.name] = number(attr.meaning, in, free ? bytes_.next() : 0);
     for (const Role& role : kind.tensors) op.tensors[role.name] = tensor(role, in, free ? bytes_.next() : 0);
     Value out{op.output, in.channels, in.scale};
+    out.multiple = kind.output == 'M' ? multiple_ : kind.output == '1' ? 1 : in.multiple;
+    if (kind.output == 'A') out.channels = std::max(1, in.channels / 3);
     if (kind.output == 'O') out.channels = outputs;
     if (kind.output == 'L') out.levels = levels_;
     if (kind.output == 'U' && upscale_ > 0) {
       out.channels = std::max(1, in.channels / (upscale_ * upscale_));
       out.scale *= upscale_;
     }
-    const int64_t taps = kind.output == 'O' ? int64_t{side_} * side_ * in.channels : 1;
+    const int64_t taps = kind.output == 'O'   ? int64_t{side_} * side_ * in.channels
+                         : kind.output == 'A' ? 3 * int64_t{window_} * window_
+                                              : 1;
     work_ += taps * out.channels * out.scale * out.scale;
     values_.push_back(out);
     ops.push_back(std::move(op));
@@ -206,6 +225,12 @@ class Program {
         return in.zero;
       case 'L': return levels_ = pick(kLevels, byte);
       case 'U': return upscale_ = 2 + byte % 3;
+      case 'M': return multiple_ = pick(kWindows, byte);
+      case 'S': return in.scale;
+      case 'E': return pick(kEpsilons, byte);
+      case 'H': return heads_ = in.channels % (3 * (1 + byte % 8)) == 0 ? 1 + byte % 8 : 1;
+      case 'P': return window_ = in.multiple % pick(kWindows, byte) == 0 ? pick(kWindows, byte) : in.multiple;
+      case 'T': return byte % window_;
       default: return tame_ ? pick(kFloats, byte) : byte < 128 ? pick(kFloats, byte) : pick(kWildFloats, byte);
     }
   }
@@ -218,8 +243,7 @@ class Program {
 
   Tensor tensor(const Role& role, const Value& in, uint8_t byte) {
     Tensor made{role.dtype, {}, nullptr};
-    for (const char* letter = role.shape; *letter; ++letter)
-      made.shape.push_back(*letter == 'C' ? in.channels : *letter == 'O' ? outputs_ : *letter == 'K' ? side_ : 9);
+    for (const char* letter = role.shape; *letter; ++letter) made.shape.push_back(length(*letter, in));
     if (byte >= kOdd) spoil(made, byte);
     int64_t size = 1;
     for (int64_t side : made.shape)
@@ -227,6 +251,18 @@ class Program {
     made.data = made.dtype == f32 ? floats(size, byte) : codes(size, byte);
     if (byte == kOdd + 20) made.data = nullptr;
     return made;
+  }
+
+  int64_t length(char letter, const Value& in) const {
+    switch (letter) {
+      case 'C': return in.channels;
+      case 'O': return outputs_;
+      case 'K': return side_;
+      case 'E': return 9;
+      case 'H': return heads_;
+      case 'R': return int64_t{2 * window_ - 1} * (2 * window_ - 1);
+      default: std::abort();
+    }
   }
 
   static void spoil(Tensor& tensor, uint8_t byte) {
@@ -290,6 +326,7 @@ class Program {
   std::vector<std::unique_ptr<float[]>> floats_;
   std::vector<std::unique_ptr<int8_t[]>> codes_;
   int outputs_ = 0, side_ = 1, weight_bits_ = 4, levels_ = 0, upscale_ = 0;
+  int heads_ = 1, window_ = 1, multiple_ = 1;
   int64_t work_ = 0;
   uint32_t state_ = 0;
 };

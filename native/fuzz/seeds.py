@@ -9,15 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import numpy as np  # noqa: E402
 from packing.tiny import tiny_model  # noqa: E402
 
 from quantsr.engine import native_op  # noqa: E402
 from quantsr.packing.collapse import collapse_tail  # noqa: E402
-from quantsr.packing.ops import IMAGE, Program  # noqa: E402
+from quantsr.packing.ops import IMAGE, Op, Program  # noqa: E402
 
 # As in fuzz_plan.cc: its rows of kinds, its lists of bits and of levels.
-KINDS = ("affine", "conv2d", "edge_conv2d", "quantize", "qconv2d", "edge_qconv2d", "relu", "residual", "pixel_shuffle")
-BITS, LEVELS = (4, 2, 3, 8), (15, 7, 3, 255)
+KINDS = (
+    "affine", "conv2d", "edge_conv2d", "quantize", "qconv2d", "edge_qconv2d", "relu", "residual", "pixel_shuffle",
+    "pad", "crop", "layer_norm", "gelu", "window_attention",
+)  # fmt: skip
+BITS, LEVELS, WINDOWS = (4, 2, 3, 8), (15, 7, 3, 255), (4, 8, 2, 3, 5, 16, 32)
 MODELS = (
     {"channels": 3, "blocks": 1},
     {"weight_bits": 2, "act_bits": 2, "channels": 5, "blocks": 2},
@@ -46,7 +50,10 @@ def encoded(program: Program, tensors: dict, isa: int, size: tuple[int, int] = (
 
 
 def _in_order(attrs: dict) -> list[tuple[str, float]]:
-    order = ("inv", "levels", "in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero")
+    order = (
+        "inv", "levels", "in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero",
+        "heads", "window", "shift", "scale",
+    )  # fmt: skip
     return sorted(attrs.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0)
 
 
@@ -55,19 +62,46 @@ def _attribute(name: str, value: float) -> int:
         return BITS.index(value)
     if name == "levels":
         return LEVELS.index(value)
-    return {"zero": int(value), "upscale": int(value) - 2}.get(name, 0)
+    if name in ("window", "multiple"):
+        return WINDOWS.index(value)
+    return {"zero": int(value), "upscale": int(value) - 2, "heads": int(value) - 1, "shift": int(value)}.get(name, 0)
+
+
+def transformer(window: int, shift: int) -> tuple[Program, dict]:
+    """One layer of attention and its way in and out."""
+    ones = {"scale": "ones", "offset": "ones"}
+    tensors = {
+        "in": np.ones((24, 3, 3, 3), np.float32), "bias": np.ones(24, np.float32),
+        "qkv": np.ones((72, 1, 1, 24), np.float32), "qkv bias": np.ones(72, np.float32),
+        "ones": np.ones(24, np.float32), "table": np.ones(((2 * window - 1) ** 2, 2), np.float32),
+        "out": np.ones((12, 3, 3, 24), np.float32), "out bias": np.ones(12, np.float32),
+    }  # fmt: skip
+    attention = {"heads": 2, "window": window, "shift": shift, "scale": 1.0}
+    ops = (
+        Op("pad", (IMAGE,), "padded", {"multiple": window}),
+        Op("conv2d", ("padded",), "stream", {}, {"weight": "in", "bias": "bias"}),
+        Op("layer_norm", ("stream",), "normed", {"epsilon": 1e-5}, ones),
+        Op("conv2d", ("normed",), "all", {}, {"weight": "qkv", "bias": "qkv bias"}),
+        Op("window_attention", ("all",), "attended", attention, {"position_bias": "table"}),
+        Op("gelu", ("attended",), "bent"),
+        Op("residual", ("stream", "bent"), "sum", {"gain": 1.0}),
+        Op("crop", ("sum", IMAGE), "cropped", {"factor": 1}),
+        Op("conv2d", ("cropped",), "up", {}, {"weight": "out", "bias": "out bias"}),
+        Op("pixel_shuffle", ("up",), "end", {"upscale": 2}),
+    )
+    return Program(ops, "end"), tensors
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    programs = {f"transformer-{w}-{shift}": transformer(w, shift) for w, shift in ((4, 0), (8, 4), (3, 1))}
     for number, settings in enumerate(MODELS):
         model = tiny_model(**settings)
-        for name, (program, tensors) in {
-            "plain": (model.programs["full"], model.tensors),
-            "collapsed": collapse_tail(model.programs["full"], model.tensors),
-        }.items():
-            for isa in range(4):
-                (folder / f"{name}-{number}-{isa}").write_bytes(encoded(program, tensors, isa))
+        programs[f"plain-{number}"] = (model.programs["full"], model.tensors)
+        programs[f"collapsed-{number}"] = collapse_tail(model.programs["full"], model.tensors)
+    for name, (program, tensors) in programs.items():
+        for isa in range(5):
+            (folder / f"{name}-{isa}").write_bytes(encoded(program, tensors, isa))
 
 
 if __name__ == "__main__":

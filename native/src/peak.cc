@@ -21,7 +21,7 @@ double vpdpbusd_peak() {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
   };
   const std::vector<std::string> isas = available_isas();
-  for (const auto& [isa, peak] : {std::pair(Isa::avx512vnni, peak_vnni), std::pair(Isa::avxvnni, peak_vnni_256)}) {
+  for (const auto& [isa, peak] : {std::pair(Isa::avx512vnni, &peak_vnni), std::pair(Isa::avxvnni, &peak_vnni_256)}) {
     if (std::find(isas.begin(), isas.end(), isa_name(isa)) == isas.end()) continue;
     const double start = seconds(), macs = peak(kRounds);
     return macs / (seconds() - start);
