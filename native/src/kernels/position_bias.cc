@@ -33,14 +33,14 @@ PositionBias::PositionBias(int window, int shift, int heads, const float* table)
 
 const float* PositionBias::of(int height, int width) const { return parts_[3 * kind(height) + kind(width)].data(); }
 
-int PositionBias::kind(int side) const {
-  return static_cast<int>(std::find(sides_, sides_ + 3, side) - sides_);
-}
+int PositionBias::kind(int side) const { return static_cast<int>(std::find(sides_, sides_ + 3, side) - sides_); }
 
 size_t attention_scratch(int pixels, int channels) {
-  // Where the pixels and their biases lie; queries and results with pixels side by side; logits of two blocks of pixels.
+  // Where the pixels and their biases lie; queries and results with pixels side by side; logits of two blocks of
+  // pixels.
   const size_t padded = static_cast<size_t>(padded_pixels(pixels)), whole = (channels + 15) / 16 * 16;
-  return padded * (sizeof(const float*) + sizeof(int64_t)) + (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
+  return padded * (sizeof(const float*) + sizeof(int64_t)) +
+         (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
 }
 
 }  // namespace quantsr

@@ -1,5 +1,5 @@
-// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of an
-// Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
+// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of
+// an Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
 #pragma once
 
 #include <cstddef>

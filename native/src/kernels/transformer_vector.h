@@ -79,8 +79,8 @@ INLINE F scaled(const Epilogue& e, F f, int c) {
   return f * F::load(e.inv + c) + F::load(e.offset + c);
 }
 
-// What becomes of the channels of a pixel, four vectors at a time where there are as many: value(first channel, how many
-// there are at least from there on) makes a vector.
+// What becomes of the channels of a pixel, four vectors at a time where there are as many: value(first channel, how
+// many there are at least from there on) makes a vector.
 template <class F, class ValueOf>
 INLINE void finish(const Epilogue& e, const Target& to, ValueOf value) {
   constexpr int kFour = 4 * F::kLanes;
@@ -111,7 +111,8 @@ void gelu_rows(const GeluJob& job, int64_t first, int64_t last) {
   for (int64_t y = first; y < last; ++y)
     for (int64_t x = 0; x < job.width; ++x) {
       const float* from = job.in.origin + y * job.in.row_stride + x * job.in.pixel_stride;
-      finish<F>(job.epilogue, target(job.epilogue, y, x), [=](int c, int left) { return gelu(load<F>(from + c, left)); });
+      finish<F>(job.epilogue, target(job.epilogue, y, x),
+                [=](int c, int left) { return gelu(load<F>(from + c, left)); });
     }
 }
 
@@ -215,8 +216,7 @@ inline Window window_of(const AttentionJob& job, const WindowPart& part, std::by
   const int height = part.pixels / part.width;
   const int64_t stride = PositionBias::stride(height, part.width);
   for (int y = 0; y < height; ++y)
-    for (int x = 0; x < part.width; ++x)
-      w.biases[y * part.width + x] = x * stride + (height - 1 - y) * part.width;
+    for (int x = 0; x < part.width; ++x) w.biases[y * part.width + x] = x * stride + (height - 1 - y) * part.width;
   const float* row = job.in.origin + part.y * job.in.row_stride + part.x * job.in.pixel_stride;
   int64_t p = 0;
   for (; p < part.pixels; row += job.in.row_stride)
@@ -234,8 +234,7 @@ void gather_queries(const AttentionJob& job, const Window& w) {
     for (int64_t p = 0; p < w.padded; p += F::kLanes) {
       F rows[F::kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < F::kLanes; ++i)
-        rows[i] = load<F>(w.pixels[p + i] + c, all - c);
+      for (int i = 0; i < F::kLanes; ++i) rows[i] = load<F>(w.pixels[p + i] + c, all - c);
       F::transpose(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < F::kLanes; ++i) (rows[i] * scale).store(w.queries + (c + i) * w.padded + p);
@@ -246,7 +245,7 @@ void gather_queries(const AttentionJob& job, const Window& w) {
 struct Seen {
   const float* const* pixels;  // that are seen
   const int64_t* biases;
-  int count;                   // of these
+  int count;  // of these
   int64_t padded;
 };
 
