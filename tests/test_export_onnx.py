@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from packing.tiny import random_image, tiny_model
+from test_engine_transformer import make
 
 from quantsr import images, reference, zoo
 from quantsr.dequantize import without_quantizers
@@ -75,3 +76,20 @@ def test_unknown_wishes_are_refused(tmp_path, depth, low_bit):
     with pytest.raises(ValueError, match="wanted one of"):
         export(tiny_model(), depth, tmp_path / "x.onnx", low_bit)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("low_bit", ["qdq", "float"])
+@pytest.mark.parametrize("size", [(16, 16), (9, 21), (1, 3)], ids=str)
+def test_a_transformer(tmp_path, size, low_bit):
+    packed, image = make(1, 12), random_image(*size)
+    export(packed, "full", tmp_path / "x.onnx", low_bit, size)
+    onnx.checker.check_model(onnx.load(tmp_path / "x.onnx"))
+    program, tensors = packed.programs["full"], packed.tensors
+    if low_bit == "float":
+        program, tensors = without_quantizers(program, tensors)
+    np.testing.assert_allclose(run(tmp_path / "x.onnx", image), reference.run(program, tensors, image), atol=1e-4)
+
+
+def test_a_transformer_needs_a_size(tmp_path):
+    with pytest.raises(ValueError, match="size: wanted height and width"):
+        export(make(1, 12), "full", tmp_path / "x.onnx")

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from quantsr.bench.job import Job
-from quantsr.bench.parts import with_inner_kernels
+from quantsr.bench.parts import has_size, with_inner_kernels
 from quantsr.export_onnx import graph
 
 
@@ -14,4 +16,5 @@ def path(job: Job) -> Path:
 def write(job: Job, low_bit: str) -> None:
     """low_bit: "qdq" for the packed part, "float" for the float one."""
     part = with_inner_kernels(job.low()) if low_bit == "qdq" else job.plain()
-    path(job).write_bytes(graph(part.program, part.tensors, part.channels, low_bit).SerializeToString())
+    size = np.load(job.network / "calibration.npy", mmap_mode="r").shape[1:3] if has_size(part) else None
+    path(job).write_bytes(graph(part.program, part.tensors, part.channels, low_bit, size).SerializeToString())
