@@ -9,7 +9,7 @@ namespace {
 struct LanesAvx2 {
   static constexpr int kLanes = 8;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
-  static constexpr int kRows = 4;   // and pixels that these see
+  static constexpr int kRows = 2;   // and pixels that these see
   __m256 v;
 
   LanesAvx2() = default;
