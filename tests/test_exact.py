@@ -18,7 +18,7 @@ def test_exp2_is_close():
     x = -np.concatenate([np.linspace(0, 125, 200001), np.linspace(0, 2, 50001), np.geomspace(1e-7, 125, 5001)])
     x = x.astype(F)
     wanted = np.exp2(x.astype(float))
-    assert np.max(np.abs(exact.exp2(x) - wanted) / wanted) < 1.8e-7
+    assert np.max(np.abs(exact.exp2(x) - wanted) / wanted) < 3e-6
 
 
 def test_exp2_at_its_corners():
@@ -29,8 +29,8 @@ def test_exp2_at_its_corners():
 @pytest.mark.parametrize("x", [-0.3465735, -0.5, -1.5, -0.50000006, -5.25, -60.1, -124.5], ids=str)
 def test_exp2_equals_its_steps(x):
     n = F(round(x))  # Python rounds halves to even
-    p = F(0.0013264727)
-    for term in (0.009671513, 0.055507336, 0.24022242, 0.693147, 1):
+    p = F(0.009582853)
+    for term in (0.055906426, 0.24024099, 0.6931242, 1):
         p = one_fma(p, F(x) - n, F(term))
     assert exact.exp2(np.array([x], F))[0] == p * F(2) ** n
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from packing.test_lower import make_network
 from packing.tiny import random_image, tiny_model
+from test_engine_transformer import make
 
 from quantsr import images, reference, zoo
 from quantsr.dequantize import without_quantizers
@@ -200,3 +201,20 @@ def test_an_op_without_a_rule_is_named():
 def _waves(height=21, width=26):
     y, x = np.mgrid[:height, :width]
     return np.rint(127.5 + 127.5 * np.sin(np.stack([x / 3, y / 4, (x + y) / 5], -1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("style", ["qdq-int8", "int4", "float"])
+@pytest.mark.parametrize("size", [(16, 16), (9, 21), (1, 3)], ids=str)
+def test_a_transformer(tmp_path, size, style):
+    packed, image = make(1, 12), random_image(*size)
+    export(packed, "full", tmp_path / "x.onnx", style, size)
+    onnx.checker.check_model(onnx.load(tmp_path / "x.onnx"))
+    program, tensors = packed.programs["full"], packed.tensors
+    if style == "float":
+        program, tensors = without_quantizers(program, tensors)
+    np.testing.assert_allclose(run(tmp_path / "x.onnx", image), reference.run(program, tensors, image), atol=1e-4)
+
+
+def test_a_transformer_needs_a_size(tmp_path):
+    with pytest.raises(ValueError, match="size: wanted height and width"):
+        export(make(1, 12), "full", tmp_path / "x.onnx")

@@ -49,11 +49,7 @@ const std::vector<Rule>& rules() {
       {"crop", OpKind::crop, 2, {"factor"}, {}},
       {"layer_norm", OpKind::layer_norm, 1, {"epsilon"}, {"scale", "offset"}},
       {"gelu", OpKind::gelu, 1, {}, {}},
-      {"window_attention",
-       OpKind::window_attention,
-       1,
-       {"heads", "window", "shift", "scale"},
-       {"position_bias"}},
+      {"window_attention", OpKind::window_attention, 1, {"heads", "window", "shift", "scale"}, {"position_bias"}},
   };
   return table;
 }
@@ -260,8 +256,7 @@ Value check_window_attention(const OpCheck& op, const Value& x) {
   const int heads = op.integer("heads", 1, kMaxChannels), window = op.integer("window", 1, kMaxWindow);
   op.integer("shift", 0, window - 1);
   op.float32("scale");
-  if (x.channels % (3 * heads) != 0)
-    fail(op.where(), "channels divisible by " + std::to_string(3 * heads), x.channels);
+  if (x.channels % (3 * heads) != 0) fail(op.where(), "channels divisible by " + std::to_string(3 * heads), x.channels);
   if (x.scale != 1 || x.multiple % window != 0)
     fail(op.where(), "a value padded to multiples of " + std::to_string(window), x.multiple);
   op.floats("position_bias", {int64_t{2 * window - 1} * (2 * window - 1), heads});

@@ -35,7 +35,7 @@ enum class StepKind {
 struct Slot {
   bool is_codes;
   int channels;
-  int scale;                // its side / the image's side, which counts as rounded up to `multiple`
+  int scale;  // its side / the image's side, which counts as rounded up to `multiple`
   int multiple;
   bool tile;                // of a tile, not of the image
   int zero;                 // codes: the byte in the border; float32 borders hold 0
@@ -55,8 +55,8 @@ struct Step {
   int codes = -1;  // quantized result
   bool relu = false;
   float gain = 1, levels = 0;
-  int upscale = 1;    // pixel_shuffle
-  float epsilon = 0;  // layer_norm
+  int upscale = 1;                       // pixel_shuffle
+  float epsilon = 0;                     // layer_norm
   int heads = 0, window = 0, shift = 0;  // window_attention
   float scale = 0;                       // of its logits, times log2 e
   PositionBias position_bias;

@@ -28,21 +28,20 @@ class Part {
 
   QConvJob qconv() const {
     const PackedConv& packed = step_.packed;
-    return {step_.shape,
-            packed.codes.data(),
-            packed.init.data(),
-            packed.offsets.data(),
-            packed.steps.data(),
-            read(space_.codes(step_.in, region_, worker_)),
-            region_.height,
-            region_.width,
-            epilogue(step_.shape.out_channels)};
+    return {step_.shape,           packed.codes.data(), packed.init.data(),
+            packed.offsets.data(), packed.steps.data(), read(space_.codes(step_.in, region_, worker_)),
+            region_.height,        region_.width,       epilogue(step_.shape.out_channels)};
   }
 
   Conv2dJob conv2d() const {
     const PackedConv& packed = step_.packed;
-    return {step_.shape,    packed.floats.data(), packed.bias.data(), floats_in(), region_.height,
-            region_.width, epilogue(step_.shape.out_channels)};
+    return {step_.shape,
+            packed.floats.data(),
+            packed.bias.data(),
+            floats_in(),
+            region_.height,
+            region_.width,
+            epilogue(step_.shape.out_channels)};
   }
 
   // All of it, on one thread.
@@ -59,8 +58,7 @@ class Part {
       case StepKind::qconv2d: return step_.qconv_kernel->run(qconv(), 0, rows, space_.scratch(worker_));
       case StepKind::affine:
         return each_row([&](int64_t y) { affine_row(floats_in(), mul, bias, floats_out(), y, width, channels); });
-      case StepKind::relu:
-        return each_row([&](int64_t y) { relu_row(floats_in(), floats_out(), y, width, channels); });
+      case StepKind::relu: return each_row([&](int64_t y) { relu_row(floats_in(), floats_out(), y, width, channels); });
       case StepKind::residual:
         return each_row(
             [&](int64_t y) { residual_row(skip(), floats_in(), step_.gain, floats_out(), y, width, channels); });
@@ -70,7 +68,8 @@ class Part {
                        space_.codes(step_.codes, region_, worker_), y, width, channels);
         });
       case StepKind::layer_norm:
-        return transformer().layer_norm({floats_in(), rows, width, step_.epsilon, mul, bias, epilogue(channels)}, 0, rows);
+        return transformer().layer_norm({floats_in(), rows, width, step_.epsilon, mul, bias, epilogue(channels)}, 0,
+                                        rows);
       case StepKind::gelu: return transformer().gelu({floats_in(), rows, width, epilogue(channels)}, 0, rows);
       case StepKind::window_attention: return attention();
       default: return;
@@ -108,7 +107,7 @@ class Part {
       const int64_t beyond = (region_.x + x - step_.shift + step_.window) % step_.window;  // where its window begins
       const int width = static_cast<int>(std::min(step_.window - beyond, region_.width - x));
       transformer().attention(job, {0, x, width, width * height, step_.position_bias.of(height, width)},
-                            space_.scratch(worker_));
+                              space_.scratch(worker_));
       x += width;
     }
   }
@@ -171,9 +170,8 @@ void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) 
       return pool.run(space.height(step.out) / step.upscale,
                       [&](int64_t y, int) { run_resizing_row(plan, step, space, y); });
     default:
-      pool.run(space.height(step.in), [&](int64_t y, int worker) {
-        Part(plan, space, step, {y, 0, 1, space.width(step.in)}, worker).run();
-      });
+      pool.run(space.height(step.in),
+               [&](int64_t y, int worker) { Part(plan, space, step, {y, 0, 1, space.width(step.in)}, worker).run(); });
   }
 }
 

@@ -13,7 +13,12 @@ bool same_kind(const Slot& a, const Slot& b) {
 class SlotAssigner {
  public:
   SlotAssigner(const Graph& graph, const std::vector<StepValues>& values, const std::vector<bool>& tile, Plan& plan)
-      : graph_(graph), values_(values), tile_(tile), plan_(plan), slot_(graph.values.size(), -1), last_(graph.values.size(), -1) {}
+      : graph_(graph),
+        values_(values),
+        tile_(tile),
+        plan_(plan),
+        slot_(graph.values.size(), -1),
+        last_(graph.values.size(), -1) {}
 
   void run() {
     for (size_t t = 0; t < values_.size(); ++t)
@@ -30,8 +35,15 @@ class SlotAssigner {
     const Value& v = graph_.values[value];
     // Code buffers serve 3x3 and 1x1 kernels alike.
     const bool border = v.is_codes && !tile_[value];
-    return {v.is_codes, v.channels, v.scale, v.multiple, tile_[value], v.is_codes ? v.zero : 0,
-            v.is_codes ? v.levels : 0, border ? 1 : 0, v.is_codes};
+    return {v.is_codes,
+            v.channels,
+            v.scale,
+            v.multiple,
+            tile_[value],
+            v.is_codes ? v.zero : 0,
+            v.is_codes ? v.levels : 0,
+            border ? 1 : 0,
+            v.is_codes};
   }
 
   int new_slot(const Slot& slot) {
@@ -70,8 +82,8 @@ class SlotAssigner {
   int in_place(int t, const Slot& kind) const {
     const StepValues& use = values_[t];
     const StepKind step = plan_.steps[t].kind;
-    const bool pixelwise = step == StepKind::affine || step == StepKind::relu || step == StepKind::residual ||
-                           step == StepKind::gelu;
+    const bool pixelwise =
+        step == StepKind::affine || step == StepKind::relu || step == StepKind::residual || step == StepKind::gelu;
     const bool gathers = step == StepKind::conv2d || step == StepKind::qconv2d;
     if (fits(t, use.skip, kind) && !(gathers && slot_[use.skip] == slot_[use.in])) return slot_[use.skip];
     if (pixelwise && fits(t, use.in, kind)) return slot_[use.in];

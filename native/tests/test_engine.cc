@@ -21,12 +21,15 @@ class Network {
     for (int i = 0, n = pick(1, 6); i < n; ++i) {
       const int outputs = pick(0, 1) ? pick(1, 70) : channels;
       const std::string before = last_;
-      switch (pick(0, 6)) {
+      switch (pick(0, 8)) {
+        case 7: layer_norm(channels); break;
+        case 8: add("gelu", {last_}, {}, {}); break;
         case 0: conv2d(channels, outputs); break;
         case 1: edge_conv2d(channels, outputs); break;
         case 2: qconv2d(channels, outputs, true); break;
         default: qconv2d(channels, outputs);
       }
+      if (ops.back().kind == "layer_norm" || ops.back().kind == "gelu") continue;
       if (pick(0, 1)) add("relu", {last_}, {}, {});
       if (outputs == channels && pick(0, 1)) add("residual", {before, last_}, {{"gain", 0.5}}, {});
       channels = outputs;
@@ -38,6 +41,31 @@ class Network {
   Network(unsigned seed, int layers, int channels) : random_(seed) {
     for (int i = 0; i < layers; ++i) qconv2d(i == 0 ? 3 : channels, i == layers - 1 ? 3 : channels);
     finish(3);
+  }
+
+  // A transformer: layers of attention and of linear maps, in windows of a side.
+  Network(unsigned seed, int layers, int heads, int depth, int window) : random_(seed) {
+    const int channels = heads * depth;
+    add("pad", {last_}, {{"multiple", double(window)}}, {});
+    conv2d(3, channels);
+    for (int i = 0; i < layers; ++i) {
+      std::string stream = last_;
+      layer_norm(channels);
+      pick(0, 3) ? qconv2d(channels, 3 * channels, false, 1) : conv2d(channels, 3 * channels, 1);
+      attention(heads, depth, window, i % 2 ? pick(0, window - 1) : 0);
+      qconv2d(channels, channels, false, 1);
+      add("residual", {stream, last_}, {{"gain", 1.0}}, {});
+      stream = last_;
+      layer_norm(channels);
+      qconv2d(channels, 2 * channels, false, 1);
+      add("gelu", {last_}, {}, {});
+      pick(0, 3) ? qconv2d(2 * channels, channels, false, 1) : conv2d(2 * channels, channels, 1);
+      add("residual", {stream, last_}, {{"gain", 1.0}}, {});
+      if (pick(0, 2) == 0) qconv2d(channels, channels);
+    }
+    finish(channels);
+    const double factor = ops.back().attrs.at("upscale");
+    add("crop", {last_, "image"}, {{"factor", factor}}, {});
   }
 
   std::vector<Op> ops;
@@ -90,8 +118,22 @@ class Network {
     add("affine", {last_}, {}, {{"scale", floats({channels})}, {"offset", floats({channels})}});
   }
 
-  void conv2d(int channels, int outputs) {
-    const int k = 2 * pick(0, 2) + 1;
+  void layer_norm(int channels) {
+    add("layer_norm", {last_}, {{"epsilon", 0.125}}, {{"scale", floats({channels})}, {"offset", floats({channels})}});
+  }
+
+  void attention(int heads, int depth, int window, int shift) {
+    const int span = 2 * window - 1;
+    add("window_attention", {last_},
+        {{"heads", double(heads)},
+         {"window", double(window)},
+         {"shift", double(shift)},
+         {"scale", double(1 / float(depth))}},
+        {{"position_bias", floats({span * span, heads})}});
+  }
+
+  void conv2d(int channels, int outputs, int kernel = 0) {
+    const int k = kernel > 0 ? kernel : 2 * pick(0, 2) + 1;
     add("conv2d", {last_}, {}, {{"weight", floats({outputs, k, k, channels})}, {"bias", floats({outputs})}});
   }
 
@@ -100,9 +142,9 @@ class Network {
     add("edge_conv2d", {last_}, {}, {{"weight", floats({9, outputs, k, k, channels})}, {"bias", floats({9, outputs})}});
   }
 
-  // edges: a kernel for each class of pixels, which may be 5x5.
-  void qconv2d(int channels, int outputs, bool edges = false) {
-    const int k = 2 * pick(0, edges ? 2 : 1) + 1, wb = bits(), ab = bits(), half = 1 << (wb - 1),
+  // edges: a kernel for each class of pixels, which may be 5x5. kernel: 0 for any.
+  void qconv2d(int channels, int outputs, bool edges = false, int kernel = 0) {
+    const int k = kernel > 0 ? kernel : 2 * pick(0, edges ? 2 : 1) + 1, wb = bits(), ab = bits(), half = 1 << (wb - 1),
               classes = edges ? 9 : 1;
     if (pick(0, 1)) affine(channels);
     const bool plain = pick(0, 1) != 0;
@@ -185,6 +227,11 @@ int main() {
     failures += !same_everywhere(seed, Network(seed, 6, 3), 20, 530);
   for (unsigned seed = 0; seed < 2; ++seed)  // wide pixels, where a tile reads furthest behind the last row
     failures += !same_everywhere(seed, Network(seed, 3, 704), 1, 108);
+  for (unsigned seed = 0; seed < 24; ++seed) {
+    Network net(seed, 3, 1 + int(seed % 3), 1 + int(seed * 7 % 13), 2 + int(seed % 7));
+    failures += !same_everywhere(seed, net, net.pick(1, 40), net.pick(1, 60));
+  }
+  failures += !same_everywhere(0, Network(0, 2, 6, 10, 8), 24, 300);  // tiles side by side
   for (unsigned seed = 0; seed < 300; ++seed)
     if (!refuses_damage(seed)) std::printf("seed %u: damage was not refused\n", seed), ++failures;
   std::printf("%d failures\n", failures);

@@ -12,12 +12,23 @@ from numpy.typing import NDArray
 from quantsr import _native
 from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.fast import with_eight_bits
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, trace, weight_codes
+from quantsr.packing.ops import (
+    IMAGE,
+    IMAGE_CHANNELS,
+    QCONVS,
+    Op,
+    PackedModel,
+    Program,
+    Step,
+    period,
+    trace,
+    weight_codes,
+)
 
 Array = NDArray[np.float32]
 
 MAX_TILE = 512  # LR pixels: larger ones gain nothing
-GRID = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
+CELL = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
 
 
 class TooLittleMemory(ValueError):
@@ -70,7 +81,8 @@ class Engine:
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
         self.isa: str = self._native.isa
-        self.halo: int = _halo(program, tensors)  # LR pixels
+        self.grid: int = math.lcm(CELL, period(program))  # LR pixels: parts begin and end at multiples of it
+        self.halo: int = _halo(program, tensors, self.grid)  # LR pixels
 
     def __call__(self, image: Array, tile: int | None = None) -> Array:
         """The upscaled image.
@@ -99,12 +111,12 @@ class Engine:
         if tile < 1:
             raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
         native = self._native_for(image)
-        halo = self.halo if native is self._native else _halo(*self._plain)
+        halo = self.halo if native is self._native else _halo(*self._plain, self.grid)
         (h, w, _), s = image.shape, self.upscale
         for y, x in _corners(h, w, tile):
             bottom, right = min(y + tile, h), min(x + tile, w)
-            top, left = (max(_down(side) - halo, 0) for side in (y, x))
-            end, last = (_up(side) + halo for side in (bottom, right))
+            top, left = (max(side // self.grid * self.grid - halo, 0) for side in (y, x))
+            end, last = (_up(side, self.grid) + halo for side in (bottom, right))
             part = self._run(native, np.ascontiguousarray(image[top:end, left:last]))
             yield y * s, x * s, part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
 
@@ -112,8 +124,8 @@ class Engine:
         """The largest `tile` (at most MAX_TILE) with which a call takes no more than `memory` bytes, besides image and
         whole result. Raises TooLittleMemory if not even the smallest does.
         """
-        for tile in range(MAX_TILE, 0, -GRID):
-            side = tile + 2 * self.halo + 2 * GRID
+        for tile in range(MAX_TILE, 0, -CELL):
+            side = tile + 2 * self.halo + 2 * self.grid
             part = 4 * IMAGE_CHANNELS * side**2 * (1 + self.upscale**2)  # in and out
             needed = self._native.workspace_bytes(side, side) + 2 * part  # and out once more while it is converted
             if needed <= memory:
@@ -209,31 +221,41 @@ def _checked(image: Array) -> Array:
     return np.ascontiguousarray(image)
 
 
-def _down(pixels: int) -> int:
-    return pixels // GRID * GRID
+def _up(place: int | Fraction, grid: int) -> int:
+    return math.ceil(place / grid) * grid
 
 
-def _up(pixels: int | Fraction) -> int:
-    return math.ceil(pixels / GRID) * GRID
+def _halo(program: Program, tensors: Mapping[str, np.ndarray], grid: int) -> int:
+    """How many LR pixels around a part its result depends on, bit for bit; the part and they, from grid line to line.
 
-
-def _halo(program: Program, tensors: Mapping[str, np.ndarray]) -> int:
-    """How many LR pixels around a part of whole grid cells its result depends on, bit for bit; whole grid cells.
-
-    More than the receptive radius: where a convolution computes cells of GRID x GRID outputs at once, the rounding of
+    More than the receptive radius: where a convolution computes cells of CELL x CELL outputs at once, the rounding of
     each output depends on all inputs of its cell.
     """
     steps = list(trace(program, tensors))
-    halo = {program.output: Fraction(0)}  # around each value, in LR pixels, from the last op to the first
+    # Which pixels before and behind a part, which begins and ends at multiples of the grid, each value is needed at:
+    # from the last op to the first, in LR pixels.
+    before, behind = {program.output: Fraction(0)}, {program.output: Fraction(0)}
     for step in reversed(steps):
-        around, factor = halo[step.op.output], step.inputs[0].factor
-        kernel = step.dims.get("K", 1)
-        reach = max(kernel // 2, 1 if "E" in step.dims else 0)  # a pixel's class depends on its neighbours' being there
-        if step.op.kind in ("conv2d", "edge_conv2d") and _native.conv2d_in_cells(kernel, step.inputs[0].channels):
-            around = Fraction(_up(around * factor), factor)
-        for name in step.op.inputs:
-            halo[name] = max(halo.get(name, Fraction(0)), around + Fraction(reach, factor))
-    return _up(halo[IMAGE])
+        for around, backwards in ((before, True), (behind, False)):
+            needed = _needed(step, around[step.op.output], backwards)
+            for name in step.op.inputs:
+                around[name] = max(around.get(name, Fraction(0)), needed)
+    return _up(max(before[IMAGE], behind[IMAGE]), grid)
+
+
+def _needed(step: Step, around: Fraction, backwards: bool) -> Fraction:
+    """How far an op reads, if its output is needed so far before or behind a multiple of the grid."""
+    op, factor, kernel = step.op, step.inputs[0].factor, step.dims.get("K", 1)
+    if op.kind == "pad":
+        return around + int(op.attrs["multiple"]) - 1  # what is mirrored
+    if op.kind == "window_attention":
+        window, shift = int(op.attrs["window"]), int(op.attrs["shift"])
+        inside = shift if backwards else -shift  # where a window ends, seen outwards from the multiple
+        return Fraction(_up(around + inside, window) - inside)
+    if op.kind in ("conv2d", "edge_conv2d") and _native.conv2d_in_cells(kernel, step.inputs[0].channels):
+        around = Fraction(_up(around * factor, CELL), factor)
+    reach = max(kernel // 2, 1 if "E" in step.dims else 0)  # a pixel's class depends on its neighbours' being there
+    return around + Fraction(reach, factor)
 
 
 def _corners(height: int, width: int, tile: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Packed ops -> ONNX, for other runtimes. Needs the package `onnx`.
 
 Input `image`: float32 (1, 3, height, width), RGB in [0, 1]; output `upscaled`: float32 (1, 3, upscale*height,
-upscale*width), not clamped. Height and width are free. All in one file. Styles of the low-bit layers:
+upscale*width), not clamped. Height and width are free, except in a transformer, whose graph holds them. All in one
+file. Styles of the low-bit layers:
 
 qdq-int8: QuantizeLinear and DequantizeLinear around each convolution; codes of 2 to 4 bits are held in bytes. What
   runtimes with 8-bit kernels know.
@@ -24,12 +25,15 @@ import onnx
 from ml_dtypes import int4, uint4
 from onnx import TensorProto, helper, numpy_helper
 
+from quantsr import onnx_transformer
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
 from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
 
 INPUT, OUTPUT = IMAGE, "upscaled"
 QONNX = "qonnx.custom_op.general"  # the domain of Quant
+PLANES, PIXELS = "planes", "pixels"  # layouts of values: (1, C, H, W), and (1, H, W, C) within transformers
+SIZED = ("pad", "crop", "window_attention")  # kinds whose nodes hold the size
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -61,32 +65,45 @@ class UnknownOp(ValueError):
     """The program has an op that has no rule here."""
 
 
-def export(packed: PackedModel, depth: str, path: str | Path, style: str = "qdq-int8") -> onnx.ModelProto:
+def export(
+    packed: PackedModel, depth: str, path: str | Path, style: str = "qdq-int8", size: tuple[int, int] | None = None
+) -> onnx.ModelProto:
     """Writes the program of a depth as one ONNX file, and returns it.
 
-    Raises ValueError for an unknown depth or style, UnknownOp for a program with an op that cannot be exported.
+    size: height and width of the image; None leaves them free. Raises ValueError for an unknown depth or style and for
+    a transformer without a size, UnknownOp for a program with an op that cannot be exported.
     """
     if depth not in packed.programs:
         raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
-    model = graph(packed.programs[depth], packed.tensors, IMAGE_CHANNELS, style)
+    model = graph(packed.programs[depth], packed.tensors, IMAGE_CHANNELS, style, size)
     write_atomically(path, model.SerializeToString())
     return model
 
 
-def graph(program: Program, tensors: Tensors, channels: int, style: str) -> onnx.ModelProto:
+def graph(
+    program: Program, tensors: Tensors, channels: int, style: str, size: tuple[int, int] | None = None
+) -> onnx.ModelProto:
     """The same, in memory, of any list of ops whose input `image` has `channels` channels."""
     if style not in STYLES:
         raise ValueError(f"style: wanted one of {', '.join(STYLES)}, got {style!r}")
     if style == "float":
         program, tensors = without_quantizers(program, tensors)
-    return _Graph(program, tensors, STYLES[style]).model(program.output, channels)
+    if size is None and any(op.kind in SIZED for op in program.ops):
+        raise ValueError("size: wanted height and width of the image, which the graph of a transformer holds, got none")
+    return _Graph(program, tensors, STYLES[style], size).model(program.output, channels)
 
 
 class _Graph:
     """Emits nodes; values keep the names that the program gives them."""
 
-    def __init__(self, program: Program, tensors: Tensors, style: Style) -> None:
-        self.tensors, self.style = tensors, style
+    def __init__(self, program: Program, tensors: Tensors, style: Style, size: tuple[int, int] | None) -> None:
+        self.tensors, self.style, self.size = tensors, style, size
+        multiple = next((int(op.attrs["multiple"]) for op in program.ops if op.kind == "pad"), 1)
+        self.padded = None if size is None else (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
+        self.layouts: dict[str, str] = {}  # of values that are not PLANES
+        self.turned: dict[str, str] = {}  # values in their other layout
+        self.on_pixels = {op.output for op in program.ops if self.is_linear(op, program)}
+        self.on_pixels |= {op.inputs[0] for op in program.ops if op.kind in QCONVS and op.output in self.on_pixels}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
@@ -100,7 +117,7 @@ class _Graph:
 
     def model(self, output: str, channels: int) -> onnx.ModelProto:
         self.node("Identity", [output], OUTPUT)
-        shape: list[Any] = [1, channels, "height", "width"]
+        shape: list[Any] = [1, channels, *(self.size or ("height", "width"))]
         graph = helper.make_graph(
             self.nodes,
             "quantsr",
@@ -119,57 +136,99 @@ class _Graph:
         self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
-    def plus(self, value: str, offset: np.ndarray, output: str) -> str:
+    def is_linear(self, op: Op, program: Program) -> bool:
+        """Whether a convolution of single pixels is a linear layer of a transformer."""
+        if op.kind not in ("conv2d", "qconv2d") or all(other.kind != "window_attention" for other in program.ops):
+            return False
+        return int(op.attrs.get("kernel") or self.tensors[op.tensors["weight"]].shape[1]) == 1
+
+    def layout(self, value: str) -> str:
+        return self.layouts.get(value, PLANES)
+
+    def made(self, op: Op, layout: str) -> None:
+        if layout != PLANES:
+            self.layouts[op.output] = layout
+
+    def turn(self, value: str, layout: str) -> str:
+        """The value in this layout."""
+        if self.layout(value) == layout:
+            return value
+        if value not in self.turned:
+            perm = [0, 2, 3, 1] if layout == PIXELS else [0, 3, 1, 2]
+            self.turned[value] = self.node("Transpose", [value], f"{value}.{layout}", perm=perm)
+        return self.turned[value]
+
+    def plus(self, value: str, offset: np.ndarray, output: str, layout: str) -> str:
         """value + offset[c]; `value` itself where there is nothing to add."""
         if not offset.any():
             return value
-        return self.node("Add", [value, self.constant(f"{output}.offset", _per_channel(offset))], output)
+        return self.node("Add", [value, self.constant(f"{output}.offset", _per_channel(offset, layout))], output)
 
-    def times(self, value: str, scale: Any, output: str) -> str:
+    def times(self, value: str, scale: Any, output: str, layout: str) -> str:
         if np.all(scale == 1):
             return value
-        return self.node("Mul", [value, self.constant(f"{output}.scale", _per_channel(scale))], output)
+        return self.node("Mul", [value, self.constant(f"{output}.scale", _per_channel(scale, layout))], output)
 
     def affine(self, op: Op) -> None:
-        value = self.times(op.inputs[0], self.tensors[op.tensors["scale"]], f"{op.output}.scaled")
-        value = self.plus(value, self.tensors[op.tensors["offset"]], f"{op.output}.shifted")
+        layout = self.layout(op.inputs[0])
+        value = self.times(op.inputs[0], self.tensors[op.tensors["scale"]], f"{op.output}.scaled", layout)
+        value = self.plus(value, self.tensors[op.tensors["offset"]], f"{op.output}.shifted", layout)
         self.node("Identity", [value], op.output)
+        self.made(op, layout)
 
     def conv2d(self, op: Op) -> None:
-        weight = self.tensors[op.tensors["weight"]].transpose(0, 3, 1, 2)  # (O, I, K, K)
-        bias = self.constant(op.tensors["bias"], self.tensors[op.tensors["bias"]])
-        self.conv([op.inputs[0], self.constant(op.tensors["weight"], weight), bias], op.output, weight.shape[2])
+        weight = self.tensors[op.tensors["weight"]]
+        bias = self.tensors[op.tensors["bias"]]
+        if op.output in self.on_pixels:
+            return self.linear(op, self.constant(op.tensors["weight"], weight[:, 0, 0].T))
+        weight = weight.transpose(0, 3, 1, 2)  # (O, I, K, K)
+        inputs = [self.constant(op.tensors["weight"], weight), self.constant(op.tensors["bias"], bias)]
+        self.conv(op, inputs, op.output, weight.shape[2])
 
     def qconv2d(self, op: Op) -> None:
-        codes = weight_codes(op, self.tensors[op.tensors["weight"]]).transpose(0, 3, 1, 2)
+        codes, linear = weight_codes(op, self.tensors[op.tensors["weight"]]), op.output in self.on_pixels
+        codes = codes[:, 0, 0].T if linear else codes.transpose(0, 3, 1, 2)
         scale = (self.tensors[op.tensors["mul"]].astype(np.float64) / self.steps[op.inputs[0]]).astype(np.float32)
         name = f"{op.output}.weight"
+        axis = 1 if linear else 0  # of the output channels
         if self.style.weight is None:
-            value = codes * scale[:, None, None, None]
-            grid = [self.constant(f"{name}.scale", scale[:, None, None, None]), self.constant("zero", np.float32(0))]
+            per_output = np.expand_dims(scale, tuple(a for a in range(codes.ndim) if a != axis))
+            grid = [self.constant(f"{name}.scale", per_output), self.constant("zero", np.float32(0))]
             bits = int(op.attrs["weight_bits"]) + (op.kind == "odd_qconv2d")  # odd numbers take one more
-            self.quant([self.constant(f"{name}.value", value), *grid], name, bits, signed=True)
+            self.quant([self.constant(f"{name}.value", codes * per_output), *grid], name, bits, signed=True)
         else:
             stored = self.constant(f"{name}.codes", codes.astype(self.style.weight))
             grid = [self.constant(f"{name}.scale", scale)]
             grid.append(self.constant(f"{name}.zero", np.zeros(len(scale), self.style.weight)))
-            self.node("DequantizeLinear", [stored, *grid], name, axis=0)
-        product = self.conv([op.inputs[0], name], f"{op.output}.product", codes.shape[2])
-        bias = self.constant(op.tensors["bias"], _per_channel(self.tensors[op.tensors["bias"]]))
+            self.node("DequantizeLinear", [stored, *grid], name, axis=axis)
+        if linear:
+            return self.linear(op, name)
+        product = self.conv(op, [name], f"{op.output}.product", codes.shape[2])
+        bias = self.constant(op.tensors["bias"], _per_channel(self.tensors[op.tensors["bias"]], PLANES))
         self.node("Add", [product, bias], op.output)
 
-    def conv(self, inputs: list[str], output: str, kernel: int) -> str:
+    def conv(self, op: Op, weight_and_bias: list[str], output: str, kernel: int) -> str:
+        inputs = [self.turn(op.inputs[0], PLANES), *weight_and_bias]
         return self.node("Conv", inputs, output, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)
+
+    def linear(self, op: Op, weight: str) -> None:
+        """weight: (I, O)."""
+        bias = self.constant(op.tensors["bias"], self.tensors[op.tensors["bias"]])
+        product = self.node("MatMul", [self.turn(op.inputs[0], PIXELS), weight], f"{op.output}.product")
+        self.node("Add", [product, bias], op.output)
+        self.made(op, PIXELS)
 
     def quantize(self, op: Op) -> None:
         """Codes and back: the value named like the codes is (a - zero) * step."""
         zero, levels, inv = self.zeros[op.output], int(op.attrs["levels"]), float(op.attrs["inv"])
         step = np.float32(1 / abs(inv))
-        value, name = op.inputs[0], op.output
+        layout = PIXELS if op.output in self.on_pixels else PLANES
+        value, name = self.turn(op.inputs[0], layout), op.output
         if inv < 0:  # a scale must be positive
             value = self.node("Neg", [value], f"{name}.negative")
         offset = self.tensors[op.tensors["offset"]].astype(np.float64) - zero
-        value = self.plus(value, (offset / abs(inv)).astype(np.float32), f"{name}.shifted")
+        value = self.plus(value, (offset / abs(inv)).astype(np.float32), f"{name}.shifted", layout)
+        self.made(op, layout)
         self.steps[name], scale = float(step), self.constant(f"{name}.step", step)
         bits = levels.bit_length()
         if self.style.act is not None or levels < 2**bits - 1:
@@ -198,14 +257,43 @@ class _Graph:
 
     def relu(self, op: Op) -> None:
         self.node("Relu", [op.inputs[0]], op.output)
+        self.made(op, self.layout(op.inputs[0]))
 
     def residual(self, op: Op) -> None:
-        skip = self.times(op.inputs[0], np.float32(op.attrs["gain"]), f"{op.output}.skip")
-        self.node("Add", [skip, op.inputs[1]], op.output)
+        layout = PIXELS if PIXELS in map(self.layout, op.inputs) else PLANES
+        skip, branch = (self.turn(value, layout) for value in op.inputs)
+        skip = self.times(skip, np.float32(op.attrs["gain"]), f"{op.output}.skip", layout)
+        self.node("Add", [skip, branch], op.output)
+        self.made(op, layout)
 
     def pixel_shuffle(self, op: Op) -> None:
         # column-row-depth is the order of the packed format and of PyTorch
-        self.node("DepthToSpace", [op.inputs[0]], op.output, blocksize=int(op.attrs["upscale"]), mode="CRD")
+        value = self.turn(op.inputs[0], PLANES)
+        self.node("DepthToSpace", [value], op.output, blocksize=int(op.attrs["upscale"]), mode="CRD")
+
+    def pad(self, op: Op) -> None:
+        assert self.size is not None
+        onnx_transformer.pad(self, self.turn(op.inputs[0], PLANES), op, self.size)
+
+    def crop(self, op: Op) -> None:
+        assert self.size is not None
+        onnx_transformer.crop(self, self.turn(op.inputs[0], PLANES), op, self.size)
+
+    def layer_norm(self, op: Op) -> None:
+        scale, offset = (self.constant(op.tensors[r], self.tensors[op.tensors[r]]) for r in ("scale", "offset"))
+        inputs = [self.turn(op.inputs[0], PIXELS), scale, offset]
+        self.node("LayerNormalization", inputs, op.output, axis=-1, epsilon=float(op.attrs["epsilon"]))
+        self.made(op, PIXELS)
+
+    def gelu(self, op: Op) -> None:
+        onnx_transformer.gelu(self, op.inputs[0], op)
+        self.made(op, self.layout(op.inputs[0]))
+
+    def window_attention(self, op: Op) -> None:
+        assert self.padded is not None
+        table, value = self.tensors[op.tensors["position_bias"]], self.turn(op.inputs[0], PIXELS)
+        onnx_transformer.attention(self, value, op, self.padded, table)
+        self.made(op, PIXELS)
 
 
 _RULES = {
@@ -217,10 +305,15 @@ _RULES = {
     "relu": _Graph.relu,
     "residual": _Graph.residual,
     "pixel_shuffle": _Graph.pixel_shuffle,
+    "pad": _Graph.pad,
+    "crop": _Graph.crop,
+    "layer_norm": _Graph.layer_norm,
+    "gelu": _Graph.gelu,
+    "window_attention": _Graph.window_attention,
 }
 
 
-def _per_channel(array: Any) -> np.ndarray:
-    """A scalar as it is, a value per channel for broadcasting over (1, C, H, W)."""
+def _per_channel(array: Any, layout: str) -> np.ndarray:
+    """A scalar as it is, a value per channel for broadcasting."""
     array = np.asarray(array, np.float32)
-    return array if array.ndim == 0 else array.reshape(1, -1, 1, 1)
+    return array if array.ndim == 0 or layout == PIXELS else array.reshape(1, -1, 1, 1)

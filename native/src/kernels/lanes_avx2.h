@@ -1,16 +1,15 @@
 // 8 floats. Only for files compiled with AVX2 and FMA.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstdint>
+#include "kernels/epilogue_avx2.h"
 
 namespace quantsr {
 namespace {
 
 struct LanesAvx2 {
   static constexpr int kLanes = 8;
-  static constexpr int kBlock = 1;
+  static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
+  static constexpr int kRows = 2;   // and pixels that these see
   __m256 v;
 
   LanesAvx2() = default;
@@ -63,6 +62,13 @@ struct LanesAvx2 {
     const __m256i q = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(levels), f.v));
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+  }
+  // Four vectors of them.
+  static void store_codes(uint8_t* to, const LanesAvx2 (&f)[4], float levels) {
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(levels), f[i].v));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow4_avx2(q[0], q[1], q[2], q[3]));
   }
 };
 

@@ -8,7 +8,8 @@ namespace {
 
 struct LanesAvx512 {
   static constexpr int kLanes = 16;
-  static constexpr int kBlock = 2;
+  static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
+  static constexpr int kRows = 2;   // and pixels that these see
   __m512 v;
 
   LanesAvx512() = default;
@@ -66,6 +67,16 @@ struct LanesAvx512 {
     const __m512 v = _mm512_min_ps(_mm512_set1_ps(levels), f.v);  // a NaN passes, as in quantize_avx512
     const __m512i q = _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512())));
+  }
+  // Four vectors of them.
+  static void store_codes(uint8_t* to, const LanesAvx512 (&f)[4], float levels) {
+    __m512i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512 v = _mm512_min_ps(_mm512_set1_ps(levels), f[i].v);
+      q[i] = _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
+    _mm512_storeu_si512(to, narrow4_avx512(q[0], q[1], q[2], q[3]));
   }
 };
 

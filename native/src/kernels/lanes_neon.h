@@ -8,7 +8,8 @@ namespace {
 
 struct LanesNeon {
   static constexpr int kLanes = 4;
-  static constexpr int kBlock = 2;
+  static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
+  static constexpr int kRows = 2;   // and pixels that these see
   float32x4_t v;
 
   LanesNeon() = default;
@@ -57,6 +58,9 @@ struct LanesNeon {
     const int16x4_t words = vmovn_s32(vcvtnq_s32_f32(v));
     const uint32_t codes = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
     std::memcpy(to, &codes, 4);
+  }
+  static void store_codes(uint8_t* to, const LanesNeon (&f)[4], float levels) {
+    for (int i = 0; i < 4; ++i) store_codes(to + 4 * i, f[i], levels);
   }
 };
 

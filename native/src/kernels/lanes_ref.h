@@ -13,6 +13,7 @@ namespace {
 struct LanesRef {
   static constexpr int kLanes = 1;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
+  static constexpr int kRows = 1;   // and pixels that these see
   float v;
 
   LanesRef() = default;
@@ -43,6 +44,9 @@ struct LanesRef {
   static void transpose(LanesRef (&)[1]) {}
   // kLanes codes of what is scaled already.
   static void store_codes(uint8_t* to, LanesRef f, float levels) { *to = quantize_ref(f.v, 1.0f, 0.0f, levels); }
+  static void store_codes(uint8_t* to, const LanesRef (&f)[4], float levels) {
+    for (int i = 0; i < 4; ++i) store_codes(to + i, f[i], levels);
+  }
 };
 
 }  // namespace

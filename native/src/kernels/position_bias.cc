@@ -10,14 +10,13 @@ constexpr float kLog2E = 1.44269504088896340736f;
 int64_t padded_pixels(int64_t pixels) { return (pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes; }
 
 AlignedArray<float> spread(int window, int heads, const float* table, int height, int width) {
-  const int64_t pixels = int64_t{height} * width, row = padded_pixels(pixels);
-  const int span = 2 * window - 1;
-  AlignedArray<float> bias(heads * pixels * row);
+  const int64_t stride = PositionBias::stride(height, width);
+  AlignedArray<float> bias(heads * width * stride);
   for (int h = 0; h < heads; ++h)
-    for (int64_t seen = 0; seen < pixels; ++seen)
-      for (int64_t p = 0; p < pixels; ++p) {
-        const int64_t dy = p / width - seen / width + window - 1, dx = p % width - seen % width + window - 1;
-        bias[(h * pixels + seen) * row + p] = table[(dy * span + dx) * heads + h] * kLog2E;
+    for (int x = 0; x < width; ++x)
+      for (int i = 0; i < (2 * height - 1) * width; ++i) {
+        const int64_t dy = i / width + window - height, dx = i % width - x + window - 1;
+        bias[(h * width + x) * stride + i] = table[(dy * (2 * window - 1) + dx) * heads + h] * kLog2E;
       }
   return bias;
 }
@@ -34,14 +33,14 @@ PositionBias::PositionBias(int window, int shift, int heads, const float* table)
 
 const float* PositionBias::of(int height, int width) const { return parts_[3 * kind(height) + kind(width)].data(); }
 
-int PositionBias::kind(int side) const {
-  return static_cast<int>(std::find(sides_, sides_ + 3, side) - sides_);
-}
+int PositionBias::kind(int side) const { return static_cast<int>(std::find(sides_, sides_ + 3, side) - sides_); }
 
 size_t attention_scratch(int pixels, int channels) {
-  // Where the pixels lie; queries and results with pixels side by side; logits of two blocks of pixels.
+  // Where the pixels and their biases lie; queries and results with pixels side by side; logits of two blocks of
+  // pixels.
   const size_t padded = static_cast<size_t>(padded_pixels(pixels)), whole = (channels + 15) / 16 * 16;
-  return padded * sizeof(const float*) + (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
+  return padded * (sizeof(const float*) + sizeof(int64_t)) +
+         (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
 }
 
 }  // namespace quantsr

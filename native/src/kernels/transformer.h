@@ -1,5 +1,5 @@
-// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of an
-// Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
+// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of
+// an Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ struct GeluJob {
 struct WindowPart {
   int64_t y, x;  // from `in`
   int width, pixels;
-  const float* bias;  // [head][pixel that is seen][pixel that sees, padded], times log2 e
+  const float* bias;  // see PositionBias
 };
 
 // Attention of the pixels of one window.
@@ -43,8 +43,10 @@ struct AttentionJob {
   Epilogue epilogue;     // its views begin where `in` does
 };
 
-// The position biases of a layer as attention reads them, for windows that are whole and those that the image's border
-// cuts.
+// The position biases of a layer times log2 e, for windows that are whole and those that the image's border cuts. The
+// biases of all pixels p of a height x width window towards a pixel of row y and column x lie side by side, and those
+// towards other rows of column x begin `width` floats earlier or later, because a bias depends on distance alone:
+// [head][x][(height - 1 - y) * width + p].
 class PositionBias {
  public:
   PositionBias() = default;
@@ -53,6 +55,9 @@ class PositionBias {
 
   // height, width: of the part of a window; each is `window`, `shift`, or `window - shift`.
   const float* of(int height, int width) const;
+
+  // Floats from column to column, with some that may be read behind the last pixel.
+  static int64_t stride(int height, int width) { return int64_t{2 * height - 1} * width + 2 * kPixelLanes; }
 
  private:
   int kind(int side) const;  // the first of sides_ with this value

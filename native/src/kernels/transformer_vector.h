@@ -24,10 +24,9 @@ INLINE F exp2(F x) {
   x = F::max(x, F(-125.0f));
   const F shifted = x + F(kRound);
   const F r = x - (shifted - F(kRound));
-  F p = F::fma(F(0.0013264727f), r, F(0.009671513f));
-  p = F::fma(p, r, F(0.055507336f));
-  p = F::fma(p, r, F(0.24022242f));
-  p = F::fma(p, r, F(0.693147f));
+  F p = F::fma(F(0.009582853f), r, F(0.055906426f));
+  p = F::fma(p, r, F(0.24024099f));
+  p = F::fma(p, r, F(0.6931242f));
   p = F::fma(p, r, F(1.0f));
   return F::times_power(p, shifted);
 }
@@ -52,6 +51,17 @@ INLINE F gelu(F x) {
   return x * (c * p + F(0.5f));
 }
 
+// The first `count` floats, or as many as a vector has.
+template <class F>
+INLINE F load(const float* from, int count) {
+  return count >= F::kLanes ? F::load(from) : F::load(from, count);
+}
+
+template <class F>
+INLINE void store(F f, float* to, int count) {
+  count >= F::kLanes ? f.store(to) : f.store(to, count);
+}
+
 // Where the channels of one pixel go.
 struct Target {
   float* out;
@@ -63,25 +73,46 @@ inline Target target(const Epilogue& e, int64_t y, int64_t x) {
           e.codes.origin == nullptr ? nullptr : e.codes.origin + y * e.codes.row_stride + x * e.codes.pixel_stride};
 }
 
-// Channels c .. of a pixel, of which `left` exist.
+// Codes of a vector: what the quantizer rounds.
 template <class F>
-INLINE void finish(const Epilogue& e, const Target& to, F f, int c, int left) {
-  if (to.out != nullptr) left >= F::kLanes ? f.store(to.out + c) : f.store(to.out + c, left);
-  if (to.codes != nullptr)
-    F::store_codes(to.codes + c, f * F::load(e.inv + c) + F::load(e.offset + c), e.levels);
+INLINE F scaled(const Epilogue& e, F f, int c) {
+  return f * F::load(e.inv + c) + F::load(e.offset + c);
+}
+
+// What becomes of the channels of a pixel, four vectors at a time where there are as many: value(first channel, how
+// many there are at least from there on) makes a vector.
+template <class F, class ValueOf>
+INLINE void finish(const Epilogue& e, const Target& to, ValueOf value) {
+  constexpr int kFour = 4 * F::kLanes;
+  const int padded = (e.channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup;
+  int c = 0;
+  for (; c + kFour <= padded; c += kFour) {
+    F f[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int left = e.channels - c - i * F::kLanes;
+      f[i] = left > 0 ? value(c + i * F::kLanes, left) : F(0.0f);
+      if (to.out != nullptr && left > 0) store(f[i], to.out + c + i * F::kLanes, left);
+    }
+    if (to.codes == nullptr) continue;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) f[i] = scaled(e, f[i], c + i * F::kLanes);
+    F::store_codes(to.codes + c, f, e.levels);
+  }
+  for (; c < e.channels; c += F::kLanes) {
+    const F f = value(c, e.channels - c);
+    if (to.out != nullptr) store(f, to.out + c, e.channels - c);
+    if (to.codes != nullptr) F::store_codes(to.codes + c, scaled(e, f, c), e.levels);
+  }
 }
 
 template <class F>
 void gelu_rows(const GeluJob& job, int64_t first, int64_t last) {
-  const int channels = job.epilogue.channels;
   for (int64_t y = first; y < last; ++y)
     for (int64_t x = 0; x < job.width; ++x) {
       const float* from = job.in.origin + y * job.in.row_stride + x * job.in.pixel_stride;
-      const Target to = target(job.epilogue, y, x);
-      int c = 0;
-      for (; c + F::kLanes <= channels; c += F::kLanes)
-        finish(job.epilogue, to, gelu(F::load(from + c)), c, F::kLanes);
-      if (c < channels) finish(job.epilogue, to, gelu(F::load(from + c, channels - c)), c, channels - c);
+      finish<F>(job.epilogue, target(job.epilogue, y, x),
+                [=](int c, int left) { return gelu(load<F>(from + c, left)); });
     }
 }
 
@@ -146,14 +177,10 @@ void norm_pixels(const NormJob& job, int64_t y, int64_t x, int count) {
   (F(1.0f) / (across(sums) / n + F(job.epsilon)).root()).store(factors);
   for (int i = 0; i < count; ++i) {
     const F mean(means[i]), factor(factors[i]);
-    const Target to = target(job.epilogue, y, x + i);
-    const auto normal = [&](F v, int c) {
-      return (v - mean) * factor * F::load(job.scale + c) + F::load(job.offset + c);
-    };
-    int c = 0;
-    for (; c + F::kLanes <= channels; c += F::kLanes)
-      finish(job.epilogue, to, normal(F::load(pixel(i) + c), c), c, F::kLanes);
-    if (c < channels) finish(job.epilogue, to, normal(F::load(pixel(i) + c, channels - c), c), c, channels - c);
+    const float* of = pixel(i);
+    finish<F>(job.epilogue, target(job.epilogue, y, x + i), [=, &job](int c, int left) {
+      return (load<F>(of + c, left) - mean) * factor * F::load(job.scale + c) + F::load(job.offset + c);
+    });
   }
 }
 
@@ -169,6 +196,7 @@ void norm_rows(const NormJob& job, int64_t first, int64_t last) {
 // The scratch of a window. Rows of `padded` pixels; padding repeats the last pixel.
 struct Window {
   const float** pixels;  // where each begins
+  int64_t* biases;       // where the biases towards it begin, in those of a head
   float* queries;        // [channel][pixel], times the scale
   float* mixed;          // [channel][pixel]
   float* logits;         // [pixel that is seen][block of pixels that see]
@@ -184,6 +212,11 @@ inline Window window_of(const AttentionJob& job, const WindowPart& part, std::by
   w.mixed = w.queries + channels * padded;
   w.logits = w.mixed + channels * padded;
   w.pixels = reinterpret_cast<const float**>(w.logits + 2 * kPixelLanes * padded);
+  w.biases = reinterpret_cast<int64_t*>(w.pixels + padded);
+  const int height = part.pixels / part.width;
+  const int64_t stride = PositionBias::stride(height, part.width);
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < part.width; ++x) w.biases[y * part.width + x] = x * stride + (height - 1 - y) * part.width;
   const float* row = job.in.origin + part.y * job.in.row_stride + part.x * job.in.pixel_stride;
   int64_t p = 0;
   for (; p < part.pixels; row += job.in.row_stride)
@@ -201,8 +234,7 @@ void gather_queries(const AttentionJob& job, const Window& w) {
     for (int64_t p = 0; p < w.padded; p += F::kLanes) {
       F rows[F::kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < F::kLanes; ++i)
-        rows[i] = all - c >= F::kLanes ? F::load(w.pixels[p + i] + c) : F::load(w.pixels[p + i] + c, all - c);
+      for (int i = 0; i < F::kLanes; ++i) rows[i] = load<F>(w.pixels[p + i] + c, all - c);
       F::transpose(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < F::kLanes; ++i) (rows[i] * scale).store(w.queries + (c + i) * w.padded + p);
@@ -210,45 +242,87 @@ void gather_queries(const AttentionJob& job, const Window& w) {
 }
 
 // One head and a block of P vectors of pixels that see.
-struct Block {
+struct Seen {
   const float* const* pixels;  // that are seen
-  int count;                   // of these
+  const int64_t* biases;
+  int count;  // of these
   int64_t padded;
 };
 
-// Adds the products of N channels to the logits. from: bias or the logits so far, `stride` floats from row to row.
+// Keeps the compiler from holding the address of each channel in a register of its own.
+INLINE const float* opaque(const float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// The products of N channels, as `add_products` has them.
 template <class F, int P, int N>
-void add_products(const Block& b, const float* queries, int64_t key, const float* from, int64_t stride, float* logits) {
-  F q[N][P];
+struct Products {
+  F queries[N][P];
+  int64_t key;
+  F most[P];
+
+  // R pixels that are seen, at a time: so many chains of additions run side by side. from: where each of them starts.
+  template <int R, class From>
+  INLINE void add(const float* const* pixels, From from, float* logits) {
+    const float* k[R];
+    F l[R][P];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      k[r] = opaque(pixels[r] + key);
+#pragma GCC unroll 2
+      for (int v = 0; v < P; ++v) l[r][v] = F::load(from(r) + v * F::kLanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const F one(k[r][i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < P; ++v) l[r][v] = F::fma(queries[i][v], one, l[r][v]);
+      }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < P; ++v) {
+        l[r][v].store(logits + (r * P + v) * F::kLanes);
+        most[v] = F::max(l[r][v], most[v]);
+      }
+  }
+};
+
+// Adds the products of N channels to the logits, the first ones to the biases instead. most: the largest logits.
+template <class F, int P, int N>
+void add_products(const Seen& b, const float* queries, int64_t key, const float* bias, float* logits, F (&most)[P]) {
+  Products<F, P, N> products;
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < P; ++v) q[i][v] = F::load(queries + i * b.padded + v * F::kLanes);
-  for (int r = 0; r < b.count; ++r, from += stride, logits += P * F::kLanes) {
-    const float* k = b.pixels[r] + key;
-    F l[P];
+    for (int v = 0; v < P; ++v) products.queries[i][v] = F::load(queries + i * b.padded + v * F::kLanes);
 #pragma GCC unroll 2
-    for (int v = 0; v < P; ++v) l[v] = F::load(from + v * F::kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) {
-      const F one(k[i]);
+  for (int v = 0; v < P; ++v) products.most[v] = F(-INFINITY);
+  products.key = key;
+  const auto all = [&](auto from) {
+    int r = 0;
+    const auto next = [&](int i) { return from(r + i); };
+    for (; r + F::kRows <= b.count; r += F::kRows)
+      products.template add<F::kRows>(b.pixels + r, next, logits + r * P * F::kLanes);
+    for (; r < b.count; ++r) products.template add<1>(b.pixels + r, next, logits + r * P * F::kLanes);
+  };
+  if (bias != nullptr)
+    all([&](int r) { return bias + b.biases[r]; });
+  else
+    all([&](int r) { return logits + r * P * F::kLanes; });
 #pragma GCC unroll 2
-      for (int v = 0; v < P; ++v) l[v] = F::fma(q[i][v], one, l[v]);
-    }
-#pragma GCC unroll 2
-    for (int v = 0; v < P; ++v) l[v].store(logits + v * F::kLanes);
-  }
+  for (int v = 0; v < P; ++v) most[v] = products.most[v];
 }
 
 // Logits to weights; returns 1 / their sums.
 template <class F, int P>
-void weigh(const Block& b, float* logits, F (&inverse)[P]) {
-  F most[P], total[P];
+void weigh(const Seen& b, const F (&most)[P], float* logits, F (&inverse)[P]) {
+  F total[P];
 #pragma GCC unroll 2
-  for (int v = 0; v < P; ++v) most[v] = F(-INFINITY), total[v] = F(0.0f);
-  for (int r = 0; r < b.count; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < P; ++v) most[v] = F::max(F::load(logits + (r * P + v) * F::kLanes), most[v]);
+  for (int v = 0; v < P; ++v) total[v] = F(0.0f);
   for (int r = 0; r < b.count; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < P; ++v) {
@@ -263,14 +337,14 @@ void weigh(const Block& b, float* logits, F (&inverse)[P]) {
 
 // mixed[c][p] = sum of weights times values, N channels.
 template <class F, int P, int N>
-void mix(const Block& b, const float* weights, int64_t value, const F (&inverse)[P], float* mixed) {
+void mix(const Seen& b, const float* weights, int64_t value, const F (&inverse)[P], float* mixed) {
   F sums[N][P];
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < P; ++v) sums[i][v] = F(0.0f);
   for (int r = 0; r < b.count; ++r, weights += P * F::kLanes) {
-    const float* from = b.pixels[r] + value;
+    const float* from = opaque(b.pixels[r] + value);
     F e[P];
 #pragma GCC unroll 2
     for (int v = 0; v < P; ++v) e[v] = F::load(weights + v * F::kLanes);
@@ -301,15 +375,15 @@ INLINE void each_group(int depth, Work work) {
 template <class F, int P>
 void attend(const AttentionJob& job, const WindowPart& part, const Window& w, int h, int64_t p) {
   const int64_t channel = int64_t{h} * job.depth, channels = int64_t{job.heads} * job.depth;
-  const Block b{w.pixels, part.pixels, w.padded};
-  const float* bias = part.bias + int64_t{h} * part.pixels * w.padded + p;
+  const Seen b{w.pixels, w.biases, part.pixels, w.padded};
+  const int64_t stride = PositionBias::stride(part.pixels / part.width, part.width);
+  const float* bias = part.bias + h * part.width * stride + p;
+  F most[P] = {}, inverse[P];
   each_group(job.depth, [&](auto group, int first) {
     add_products<F, P, decltype(group)::value>(b, w.queries + (channel + first) * w.padded + p,
-                                               channels + channel + first, first == 0 ? bias : w.logits,
-                                               first == 0 ? w.padded : P * F::kLanes, w.logits);
+                                               channels + channel + first, first == 0 ? bias : nullptr, w.logits, most);
   });
-  F inverse[P];
-  weigh<F, P>(b, w.logits, inverse);
+  weigh<F, P>(b, most, w.logits, inverse);
   each_group(job.depth, [&](auto group, int first) {
     mix<F, P, decltype(group)::value>(b, w.logits, 2 * channels + channel + first, inverse,
                                       w.mixed + (channel + first) * w.padded + p);
@@ -319,16 +393,18 @@ void attend(const AttentionJob& job, const WindowPart& part, const Window& w, in
 // Results to the image, kLanes channels of kLanes pixels at a time.
 template <class F>
 void scatter(const AttentionJob& job, const WindowPart& part, const Window& w) {
-  const int channels = job.heads * job.depth;
+  const Epilogue& e = job.epilogue;
   for (int64_t p = 0; p < part.pixels; p += F::kLanes)
-    for (int c = 0; c < channels; c += F::kLanes) {
+    for (int c = 0; c < e.channels; c += F::kLanes) {
       F rows[F::kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < F::kLanes; ++i) rows[i] = F::load(w.mixed + (c + i) * w.padded + p);
       F::transpose(rows);
-      for (int i = 0; i < F::kLanes && p + i < part.pixels; ++i)
-        finish(job.epilogue, target(job.epilogue, part.y + (p + i) / part.width, part.x + (p + i) % part.width), rows[i],
-               c, channels - c);
+      for (int i = 0; i < F::kLanes && p + i < part.pixels; ++i) {
+        const Target to = target(e, part.y + (p + i) / part.width, part.x + (p + i) % part.width);
+        if (to.out != nullptr) store(rows[i], to.out + c, e.channels - c);
+        if (to.codes != nullptr) F::store_codes(to.codes + c, scaled(e, rows[i], c), e.levels);
+      }
     }
 }
 

@@ -35,6 +35,10 @@ class Network:
     def upscale(self) -> int:
         return math.prod(int(op.attrs["upscale"]) for op in self.low.program.ops if op.kind == "pixel_shuffle")
 
+    @property
+    def has_size(self) -> bool:
+        return parts.has_size(self.low)
+
     def can_collapse(self) -> bool:
         return parts.can_collapse(self.low)
 
@@ -90,6 +94,12 @@ def samples(picture: UInt8) -> list[UInt8]:
     rows = np.linspace(0, picture.shape[0] - side, 2).astype(int)
     columns = np.linspace(0, picture.shape[1] - side, SAMPLES // 2).astype(int)
     return [picture[y : y + side, x : x + side] for y in rows for x in columns]
+
+
+def turned(picture: UInt8) -> list[UInt8]:
+    """SAMPLES pictures of the size of one: it, flipped and inverted."""
+    flips = [picture, picture[::-1], picture[:, ::-1], picture[::-1, ::-1]]
+    return [np.ascontiguousarray(part) for flip in flips for part in (flip, 255 - flip)]
 
 
 def square(photo: UInt8 | None, side: int, seed: int) -> Picture:

@@ -20,6 +20,7 @@ class Engine:
 
     needs: packages, by import name. limited: whether --max-isa reaches it. bf16: whether it is about bfloat16, which
     runs only without a limit on a CPU that multiplies bfloat16. whole: whether it differs in whole networks only.
+    transformers: whether it has rules for them.
     """
 
     module: str
@@ -29,6 +30,7 @@ class Engine:
     limited: bool = True
     bf16: bool = False
     whole: bool = False
+    transformers: bool = True
 
     def missing(self) -> list[str]:
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
@@ -60,9 +62,9 @@ PEERS = {
     "openvino-qdq": Engine("openvino_peer", {"precision": "f32"}, "build_qdq", _OPENVINO),
     "onnxruntime-fp32": Engine("onnxruntime_peer", {}, "build_float", _ONNXRUNTIME, limited=False),
     "onnxruntime-int8": Engine("onnxruntime_peer", {}, "build_int8", _ONNXRUNTIME, limited=False),
-    "ncnn-fp32": Engine("ncnn_peer", {}, "build_float", ("ncnn",), limited=False),
-    "ncnn-int8": Engine("ncnn_peer", {}, "build_int8", ("ncnn",), limited=False),
-    "torch-channels-last": Engine("torch_peer", needs=("torch",)),
-    "torch-compiled": Engine("torch_peer", {"compiled": True}, needs=("torch",)),
-    "torch-bf16": Engine("torch_peer", {"bf16": True}, needs=("torch",), bf16=True),
+    "ncnn-fp32": Engine("ncnn_peer", {}, "build_float", ("ncnn",), limited=False, transformers=False),
+    "ncnn-int8": Engine("ncnn_peer", {}, "build_int8", ("ncnn",), limited=False, transformers=False),
+    "torch-channels-last": Engine("torch_peer", needs=("torch",), transformers=False),
+    "torch-compiled": Engine("torch_peer", {"compiled": True}, needs=("torch",), transformers=False),
+    "torch-bf16": Engine("torch_peer", {"bf16": True}, needs=("torch",), bf16=True, transformers=False),
 }

@@ -57,5 +57,5 @@ class Peer:
         return interleaved(self.out.numpy())
 
     def kernels(self) -> Counter[str]:
-        nodes = onnx.load(self.optimized).graph.node
-        return Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes if "Conv" in node.op_type)
+        names = (f"{node.domain}.{node.op_type}".lstrip(".") for node in onnx.load(self.optimized).graph.node)
+        return Counter(name for name in names if "Conv" in name or "MatMul" in name)

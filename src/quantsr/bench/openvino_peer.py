@@ -9,6 +9,7 @@ import openvino
 
 from quantsr.bench import onnx_model
 from quantsr.bench.job import Job, interleaved
+from quantsr.bench.parts import has_size
 
 
 def build_float(job: Job) -> None:
@@ -25,7 +26,8 @@ def build_int8(job: Job) -> None:
     onnx_model.write(job, "float")
     model = openvino.Core().read_model(onnx_model.path(job))
     samples = job.calibration()
-    quantized = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    kind = nncf.ModelType.TRANSFORMER if has_size(job.plain()) else None
+    quantized = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), model_type=kind)
     openvino.save_model(quantized, _quantized(job), compress_to_fp16=False)
 
 
@@ -36,7 +38,8 @@ class Peer:
         core = openvino.Core()
         model = core.read_model(_quantized(job) if _quantized(job).exists() else onnx_model.path(job))
         pixels = job.planar_pixels()
-        model.reshape(pixels.shape)
+        if model.is_dynamic():
+            model.reshape(pixels.shape)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -58,7 +61,7 @@ class Peer:
         found: Counter[str] = Counter()
         for node in self.compiled.get_runtime_model().get_ordered_ops():
             info: Any = node.get_rt_info()
-            if info["layerType"].astype(str) == "Convolution":
+            if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
                 found[info["primitiveType"].astype(str)] += 1
         return found
 

@@ -112,13 +112,23 @@ def _needed_for(value: str, ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(reversed(kept))
 
 
+def has_size(part: Part) -> bool:
+    """Whether it is a transformer, of which other runtimes get a graph of one size."""
+    return any(op.kind == "window_attention" for op in part.program.ops)
+
+
 def macs(part: Part, pixels: int) -> int:
-    """Multiply-adds of all convolutions on an input of so many pixels, counted as direct convolutions."""
-    total, factor = 0, {IMAGE: 1}
+    """Multiply-adds on an input of so many pixels, counted as direct convolutions; of attention, its two products."""
+    total, factor, width = 0, {IMAGE: 1}, 0  # width: channels of the last convolution
     for op in part.program.ops:
         own = factor[op.inputs[0]]
         factor[op.output] = own * int(op.attrs["upscale"]) if op.kind == "pixel_shuffle" else own
-        total += pixels * own**2 * _weights(op, part.tensors)
+        weights = _weights(op, part.tensors)
+        if op.kind == "window_attention":  # behind the convolution that makes queries, keys and values
+            weights = 2 * int(op.attrs["window"]) ** 2 * (width // 3)
+        elif weights:
+            width = len(part.tensors[op.tensors["bias"]])
+        total += pixels * own**2 * weights
     return total
 
 

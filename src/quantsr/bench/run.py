@@ -9,8 +9,8 @@ import numpy as np
 
 from quantsr import _native, images, metrics
 from quantsr.bench import measure, parts, random_network
-from quantsr.bench.cases import Cut, Network, Picture, cut, samples
-from quantsr.bench.engines import engines
+from quantsr.bench.cases import Cut, Network, Picture, cut, samples, turned
+from quantsr.bench.engines import Engine, engines
 from quantsr.bench.job import Job
 from quantsr.bench.report import title
 from quantsr.bench.rows import Row, row
@@ -32,14 +32,18 @@ class Run:
     def part(
         self, network: Network, part: str, tail: str, pictures: Sequence[Picture], threads: Sequence[int]
     ) -> list[Row]:
-        """Rows of a part on each picture with each number of threads. Peers calibrate on crops of the last picture."""
+        """Rows of a part on each picture with each number of threads. Peers calibrate on crops of the last picture; if
+        the network's graph is of one size, on each picture itself, flipped and inverted.
+        """
+        if network.has_size and len(pictures) > 1:
+            return [row for picture in pictures for row in self.part(network, part, tail, [picture], threads)]
         facts: Row = {"network": network.name, "part": part, "tail": tail}
         self.say(f"{title(facts)}: building")
         source = pictures[-1].lr
         piece = cut(network, part, tail, source, self.seed)
         folder = self.folder / f"{len(list(self.folder.iterdir()))}"
-        piece.save(folder, samples(source))
-        fitting = [name for name in self.engines if part == "network" or not engines()[name].whole]
+        piece.save(folder, turned(source) if network.has_size else samples(source))
+        fitting = [name for name in self.engines if self.fits(engines()[name], network, part)]
         names = [name for name in fitting if self.build(_job(name, folder, 1), facts)]
         made: list[Row] = []
         for picture in pictures:
@@ -49,6 +53,9 @@ class Run:
                 made += self.case(jobs, facts | {"size": picture.size, "threads": count}, piece, picture)
         self.rows += made
         return made
+
+    def fits(self, engine: Engine, network: Network, part: str) -> bool:
+        return (part == "network" or not engine.whole) and (engine.transformers or not network.has_size)
 
     def build(self, job: Job, facts: Row) -> bool:
         try:
