@@ -1,6 +1,7 @@
 """A film comes back whole: every frame at its time, sound and subtitles byte for byte, colours where they were."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import quantsr
 from quantsr.cli import main
@@ -197,6 +199,47 @@ def test_what_the_container_cannot_hold_is_refused_before_work(
     assert enlarge(source, "-o", tmp_path / "b.webm", "--drop", "audio,subtitles") == 0
     assert enlarge(source, "-o", tmp_path / "c.webm", "--drop", "audio,subtitles", "--codec", "ffv1") == 4
     assert "refuses ffv1" in capsys.readouterr().err
+
+
+def test_attachments_are_copied_or_refused_and_covers_refused(
+    make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, font = tmp_path / "a.mkv", b"\0\1font" * 99
+    with av.open(str(make_clip(tmp_path / "plain.mkv", frames=3))) as plain, av.open(str(source), "w") as out:
+        copies = [out.add_stream_from_template(stream, opaque=True) for stream in plain.streams]
+        out.add_attachment("font.ttf", "font/ttf", font)
+        for packet in plain.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                out.mux(packet)
+    assert enlarge(source, "-o", tmp_path / "b.mkv") == 0
+    with av.open(str(tmp_path / "b.mkv")) as made:
+        (attachment,) = made.streams.attachments
+        assert (attachment.name, attachment.data) == ("font.ttf", font)
+    for suffix in (".webm", ".mp4"):
+        assert enlarge(source, "-o", tmp_path / f"c{suffix}", "--drop", "audio") == 4
+        assert "--drop attachments" in capsys.readouterr().err
+    film = tmp_path / "film.mp4"
+    with av.open(str(make_clip(tmp_path / "d.mp4", codec="mpeg4", frames=3, audio=None))) as plain:
+        with av.open(str(film), "w") as out:
+            video = out.add_stream_from_template(plain.streams.video[0], opaque=True)
+            cover = out.add_mux_stream("mjpeg", width=30, height=20)
+            cover.disposition, cover.time_base = 1 << 10, Fraction(1, 90000)
+            for packet in plain.demux():
+                if packet.size:
+                    packet.stream = video
+                    out.mux(packet)
+            packet = av.Packet(jpeg())
+            packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, cover.time_base
+            out.mux(packet)
+    assert enlarge(film, "-o", tmp_path / "e.mp4") == 4 and "--drop covers" in capsys.readouterr().err
+    assert enlarge(film, "-o", tmp_path / "e.mp4", "--drop", "covers") == 0 and len(times(tmp_path / "e.mp4")) == 3
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def test_nothing_is_overwritten(make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import av
 
 from quantsr.video.clip import Times, VideoError, demuxed, opened
 from quantsr.video.encode import Target
-from quantsr.video.plan import ASPECTS, CONTAINERS, STEPS, Plan
+from quantsr.video.plan import ASPECTS, CONTAINERS, LOST, STEPS, Plan
 from quantsr.video.verify import Sent, verify
 
 OWN = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "bps", "number_of_frames"}
@@ -38,6 +38,8 @@ def check_fits(plan: Plan, target: Target) -> None:
         for extra in plan.extras:
             trial = _new(io.BytesIO(), plan)
             try:
+                if extra.kind in LOST[plan.suffix]:
+                    raise ValueError
                 _copy(original.streams[extra.index], trial)
                 trial.start_encoding()
             except (ValueError, av.error.FFmpegError):

@@ -110,7 +110,7 @@ def probe(path: Path) -> Head:
             None if matrix is None else tuple(memoryview(matrix).cast("i")),
             stream.sample_aspect_ratio or None,
             stream.index,
-            tuple(_extra(other) for other in container.streams if other.index != stream.index),
+            extras(container, stream),
         )
 
 
@@ -161,7 +161,7 @@ def _decoded(path: Path, container: Any, stream: Any, tolerant: bool, ends: "_En
     for packet in demuxed(path, container, [] if ends else [stream]):
         if ends:
             ends.see(packet)
-        if packet.stream_index != stream.index:
+        if packet.stream.index != stream.index:  # stream_index of the packet that ends a stream is always 0
             continue
         try:
             decoded = packet.decode()
@@ -214,6 +214,11 @@ def film(path: Path, container: Any) -> Any:
     if found[0].codec_context is None:
         raise VideoError(f"{path}: this PyAV has no decoder for its video stream")
     return found[0]
+
+
+def extras(container: Any, film: Any) -> tuple[Extra, ...]:
+    """All streams but the film."""
+    return tuple(_extra(stream) for stream in container.streams if stream.index != film.index)
 
 
 def _is_cover(stream: Any) -> bool:

@@ -8,6 +8,7 @@ from quantsr.video.clip import Extra, Head
 
 CONTAINERS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4"}  # suffix -> FFmpeg's name
 STEPS = {".mkv": Fraction(1, 1000), ".webm": Fraction(1, 1000)}  # of time; .mp4 takes the source's own
+LOST = {".mkv": {"covers"}, ".webm": {"covers", "attachments"}, ".mp4": {"covers"}}  # taken, but not written
 ASPECTS = (".mp4",)  # which can be told of pixels that are not square: PyAV has no way to tell Matroska
 
 

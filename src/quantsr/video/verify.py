@@ -1,11 +1,12 @@
 """Reading a written file: every frame at its time, every copied stream whole and in step with the frames."""
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from quantsr.video.clip import Times, VideoError, film, opened, reading
+from quantsr.video.clip import Times, VideoError, extras, film, opened, reading
 from quantsr.video.plan import STEPS, Plan
 
 SHIFT = Fraction(1, 2)  # seconds by which a container that holds no negative times may move all streams together
@@ -30,7 +31,8 @@ class Sent:
 def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
     """made: the file, which is to become `plan.path`. sent: of the copied streams. Raises VideoError."""
     with opened(made) as result, reading(plan.path):
-        index, frames, shift = film(made, result).index, 0, Fraction(0)
+        _count(plan, result)
+        index, frames, shift = film(plan.path, result).index, 0, Fraction(0)
         got: dict[int, Sent] = {}
         for packet in result.demux():
             if packet.dts is None:
@@ -50,6 +52,14 @@ def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
     for kind in {stream.kind for stream in sent}:
         for before, after in zip(_of(sent, kind), _of(list(got.values()), kind), strict=True):
             _compare(plan, before, after, shift)
+
+
+def _count(plan: Plan, result: Any) -> None:
+    """As many streams of each kind as there should be. MP4 may have more: it writes chapters as one of data."""
+    wanted = Counter(extra.kind for extra in plan.extras)
+    got = Counter(extra.kind for extra in extras(result, film(plan.path, result)))
+    for kind, count in (wanted - got).items():
+        raise VideoError(f"{plan.path}: {count} streams of {kind} were not written")
 
 
 def _of(streams: list[Sent], kind: str) -> list[Sent]:
