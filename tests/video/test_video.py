@@ -1,6 +1,7 @@
 """A film comes back whole: every frame at its time, sound and subtitles byte for byte, colours where they were."""
 
 import errno
+import importlib
 import io
 import json
 import os
@@ -14,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,9 +22,11 @@ from PIL import Image
 import quantsr
 from quantsr.cli import main
 from quantsr.commands import video as command
-from quantsr.video import clip as clips
-from quantsr.video import encode, plan
-from quantsr.video.colour import Colour
+
+av = pytest.importorskip("av")
+clips, colour, encode, plan = (
+    importlib.import_module(f"quantsr.video.{room}") for room in ("clip", "colour", "encode", "plan")
+)
 
 MODEL = "quantsr-c-x2-w4a4"
 OPTIONS = ("-n", MODEL, "--depth", "quarter", "--threads", "1")
@@ -309,8 +311,8 @@ def test_a_black_frame_is_never_called_a_success(
 )  # fmt: skip
 def test_pixels_are_kept_as_well_as_the_encoder_can(kind: str, codec: str, wanted: str) -> None:
     formats = [one.name for one in av.codec.Codec(encode.CODECS[codec].encoder, "w").video_formats or ()]
-    colour = Colour.of(av.VideoFrame(64, 64, kind))
-    assert encode.nearest(kind, colour, formats, codec) == wanted
+    tags = colour.Colour.of(av.VideoFrame(64, 64, kind))
+    assert encode.nearest(kind, tags, formats, codec) == wanted
 
 
 def command_line(*arguments: object) -> list[str]:
@@ -472,3 +474,12 @@ def test_memory_does_not_grow_with_the_film(make_clip: Make, tmp_path: Path) -> 
         )
         peaks.append(int(told.stdout.split()[-1]) / 1024)
     assert peaks[1] < peaks[0] + 20
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "quantsr.video.clip")
+    assert enlarge(tmp_path / "a.mkv", "-o", tmp_path / "b.mkv") == 2
+    assert "pip install 'quantsr[video]'" in capsys.readouterr().err
