@@ -18,8 +18,14 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 NAMES = zoo.bundled()
 
 
+def short(name: str) -> str:
+    """As results are named."""
+    return name.removeprefix("quantsr-").removeprefix("c-")
+
+
 def test_the_promised_models_are_inside() -> None:
-    assert {"quantsr-c-x2-w4a4", "quantsr-c-x3-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"} <= set(NAMES)
+    convolutional = {"quantsr-c-x2-w4a4", "quantsr-c-x3-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"}
+    assert convolutional | {"quantsr-t-x4-w4a4"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +34,8 @@ def test_card_and_file_belong_together(name: str) -> None:
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     info = quantsr.load(name).info
-    assert info["name"] == name == f"quantsr-c-x{info['upscale']}-w{info['weight_bits']}a{info['act_bits']}"
+    assert info["name"] == name
+    assert name == f"{info['architecture']}-x{info['upscale']}-w{info['weight_bits']}a{info['act_bits']}"
     assert list(info["depths"]) == ["full", "half", "quarter"]
     assert info["licence"] and info["training"]["stages"]
 
@@ -36,7 +43,7 @@ def test_card_and_file_belong_together(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_scores_are_reproduced(name: str, data_folder: Path) -> None:
     model = quantsr.load(name)
-    results = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-c-')}.json").read_text())["results"]
+    results = json.loads((RESULTS / f"quality-{short(name)}.json").read_text())["results"]
     for row in (row for row in results if row["set"] == "Set5"):
         pairs = benchmarks.pairs(data_folder / "benchmarks", "Set5", model.scale)
         score = evaluate(lambda lr, depth=row["depth"]: model.upscale(lr, depth=depth), pairs, model.scale)
@@ -67,7 +74,7 @@ def test_the_zoo_is_checked_by_a_command(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stored_scores_are_those_of_the_results(name: str) -> None:
-    results = json.loads((RESULTS / f"quality-{name.removeprefix('quantsr-c-')}.json").read_text())["results"]
+    results = json.loads((RESULTS / f"quality-{short(name)}.json").read_text())["results"]
     scores = zoo.stored(name)["scores"]
     assert {(row["depth"], row["set"]) for row in results} == {(d, s) for d, sets in scores.items() for s in sets}
     for row in results:
