@@ -4,7 +4,8 @@
 // needs one more pixel on each side than it makes, the tile moves up and left by one pixel with every layer; what it
 // needs from there was made by the tiles above and to the left (Wolf and Lam, "A data locality optimizing algorithm",
 // PLDI 1991, call it skewing). Nothing is computed twice. Buffers are those of the whole layers, so that a layer may
-// overwrite the input of the layer before: what tiles to come still read lies below or to the right.
+// overwrite the input of the layer before: what tiles to come still read lies below or to the right. The steps of a
+// transformer's layer look at no pixel outside of a window: they run together too, some windows at a time.
 #include "schedule.h"
 
 #include <algorithm>

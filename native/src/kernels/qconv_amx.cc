@@ -54,14 +54,22 @@ struct Place {
 // sums: [row 2][group of 16 outputs 2][pixel 16][16], without init
 constexpr int kRowSums = 512, kGroupSums = 256;
 
-// Finishes a block, two pixels of 32 outputs at a time; what has no 32 outputs or no second pixel is left to
-// `finish_rest`. Everything is held by value: a store could change what is read through a pointer.
-template <class Flags, bool Relu>
+// Whether the second group of a block's outputs has some channels, not all.
+bool is_part(const QConvJob& job, const Place& p) {
+  const int left = job.epilogue.channels - p.o;
+  return p.o >= 0 && left > 16 && left < kPanel;
+}
+
+// Finishes a block, two pixels of 32 outputs at a time; what has no second group of outputs or no second pixel is left
+// to `finish_rest`. Part: as `is_part` says. Everything is held by value: a store could change what is read through a
+// pointer.
+template <class Flags, bool Relu, bool Part>
 class Finish {
  public:
   Finish(const QConvJob& job, const Place& p, const int32_t* sums) {
     const Epilogue& e = job.epilogue;
-    if (p.o < 0 || e.channels - p.o < kPanel) return;
+    if (p.o < 0 || (!Part && e.channels - p.o < kPanel)) return;
+    if (Part) last_ = static_cast<__mmask16>((1u << (e.channels - p.o - 16)) - 1);
     pairs_ = static_cast<int>(std::min<int64_t>(job.width - p.x, 16) / 2);
     rows_ = static_cast<int>(std::min<int64_t>(job.height - p.y, 2));
     for (int g = 0; g < 2; ++g) {
@@ -106,14 +114,18 @@ class Finish {
       const float* skip = skip_.origin + row * skip_.row_stride;
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const __m512 kept = _mm512_loadu_ps(skip + r / 2 * skip_.pixel_stride + r % 2 * 16);
+        const float* at = skip + r / 2 * skip_.pixel_stride + r % 2 * 16;
+        const __m512 kept = Part && r % 2 == 1 ? _mm512_maskz_loadu_ps(last_, at) : _mm512_loadu_ps(at);
         f[r] = _mm512_add_ps(_mm512_mul_ps(kept, gain_), f[r]);
       }
     }
     if (Flags::kOut) {
       float* out = out_.origin + row * out_.row_stride;
 #pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) _mm512_storeu_ps(out + r / 2 * out_.pixel_stride + r % 2 * 16, f[r]);
+      for (int r = 0; r < 4; ++r) {
+        float* to = out + r / 2 * out_.pixel_stride + r % 2 * 16;
+        Part&& r % 2 == 1 ? _mm512_mask_storeu_ps(to, last_, f[r]) : _mm512_storeu_ps(to, f[r]);
+      }
     }
     if (Flags::kCodes) {
       __m512i q[4];
@@ -128,6 +140,7 @@ class Finish {
   }
 
   int pairs_ = 0, rows_ = 0;
+  __mmask16 last_ = 0;  // channels of the second group
   __m512i init_[2];
   __m512 mul_[2], bias_[2], inv_[2], offset_[2], gain_, levels_;
   // At the next two pixels of the upper row.
@@ -190,13 +203,13 @@ INLINE void step(const uint8_t* codes, int64_t row, int64_t pixel, const int8_t*
 }
 
 // Multiplies a block and finishes the one before.
-template <class Flags, bool Relu>
+template <class Flags, bool Relu, bool Part>
 void block(const QConvJob& job, const Place& p, const Place& before, int32_t* sums) {
   const int k = job.shape.kernel;
   const int64_t pixel = job.in.pixel_stride, row = job.in.row_stride, steps = steps_of_row(job.shape, pixel);
   const int8_t* weights = job.weights + (p.o / kPanel) * k * steps * 2 * kTileBytes;
   const uint8_t* codes = job.in.origin + (p.y - k / 2) * row + (p.x - k / 2) * pixel;
-  Finish<Flags, Relu> finish(job, before, sums);
+  Finish<Flags, Relu, Part> finish(job, before, sums);
   const int finished = 2 * finish.pairs();
   const auto nothing = [] {};
   step<true>(codes, row, pixel, weights, sums, nothing, nothing);
@@ -217,7 +230,8 @@ void rows(const QConvJob& job, int64_t begin, int64_t end, int32_t* sums) {
     for (int64_t y = begin; y < end; y += 2)
       for (int64_t x = 0; x < job.width; x += 16) {
         const Place place{y, x, o};
-        block<Flags, Relu>(job, place, last, sums);
+        is_part(job, last) ? block<Flags, Relu, true>(job, place, last, sums)
+                           : block<Flags, Relu, false>(job, place, last, sums);
         last = place;
       }
   _tile_stored(0, sums, 64);
