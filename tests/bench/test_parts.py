@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from packing.tiny import random_image, tiny_model
+from test_engine_transformer import make
 
 from quantsr import reference
-from quantsr.bench import parts, random_network
+from quantsr.bench import cases, parts, random_network
 from quantsr.bench.parts import Part
+from quantsr.packing.cost import cost
 
 
 def whole(upsampler="pixelshuffle", upscale=4, channels=5):
@@ -74,3 +76,18 @@ def test_random_networks_follow_from_their_seed():
     first, again, other = (random_network.network(blocks=1, upsampler="direct", seed=seed) for seed in (3, 3, 4))
     assert all(np.array_equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
     assert not np.array_equal(first.tensors["head.weight"], other.tensors["head.weight"])
+
+
+def test_work_of_a_transformer():
+    model = make(1, 12, window=4)
+    part = Part(model.programs["full"], model.tensors)
+    assert parts.has_size(part)
+    assert parts.macs(part, 64) == cost(part.program, part.tensors, width=8, height=8).macs
+
+
+def test_turned_pictures_have_the_size_of_the_first():
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    found = cases.turned(picture)
+    assert len({p.tobytes() for p in found}) == cases.SAMPLES
+    assert {p.shape for p in found} == {picture.shape}
+    np.testing.assert_array_equal(found[3], 255 - picture[::-1])
