@@ -662,6 +662,12 @@ def test_bad_images(model, image):
         Engine(model)(image)
 
 
+@pytest.mark.parametrize("size", [(2**63 - 1, 1), (1, 2**24 + 1), (0, 5), (5, -1)])
+def test_memory_of_sizes_that_cannot_be(model, size):
+    with pytest.raises(ValueError, match=r"image (height|width): wanted 1\.\.2\^24"):
+        Engine(model)._native.workspace_bytes(*size)
+
+
 def test_bad_tile(model):
     with pytest.raises(ValueError, match="at least 1 pixel"):
         Engine(model)(random_image(0), tile=0)

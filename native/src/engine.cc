@@ -20,6 +20,11 @@ int checked_threads(int threads) {
   return threads;
 }
 
+void check_size(int64_t height, int64_t width) {
+  if (height < 1 || height > kMaxSide) fail("image height", "1..2^24", height);
+  if (width < 1 || width > kMaxSide) fail("image width", "1..2^24", width);
+}
+
 }  // namespace
 
 struct Engine::State {
@@ -49,12 +54,12 @@ std::string Engine::isa() const { return isa_name(state_->plan.isa); }
 int Engine::threads() const { return state_->pool.threads(); }
 
 int64_t Engine::workspace_bytes(int64_t height, int64_t width) const {
+  check_size(height, width);
   return Workspace::bytes(state_->plan, height, width);
 }
 
 void Engine::run(const float* image, int64_t height, int64_t width, float* out) {
-  if (height < 1 || height > kMaxSide) fail("image height", "1..2^24", height);
-  if (width < 1 || width > kMaxSide) fail("image width", "1..2^24", width);
+  check_size(height, width);
   const std::lock_guard<std::mutex> lock(state_->mutex);
   const Plan& plan = state_->plan;
   Workspace& space = state_->space;
