@@ -106,7 +106,7 @@ def _quant(graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict[str, np
     width, output = int(constants[bits]), node.output[0]
     low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if signed else (0, 2**width - 1)
     for name, limit in (("low", low), ("high", high)):
-        graph.initializer.append(numpy_helper.from_array(np.float32(limit), f"{output}.code.{name}"))
+        graph.initializer.append(numpy_helper.from_array(np.array(limit, np.float32), f"{output}.code.{name}"))
     steps = [("Div", scale), ("Add", zero), ("Clip", ""), ("Round", ""), ("Sub", zero), ("Mul", scale)]
     for number, (kind, other) in enumerate(steps):
         more = [f"{output}.code.low", f"{output}.code.high"] if kind == "Clip" else [other] if other else []
