@@ -297,6 +297,19 @@ def test_the_halo_is_little_more_than_the_radius(window: int) -> None:
     assert radius <= engine.halo <= radius + 3 * engine.grid
 
 
+@pytest.mark.parametrize("window", [5, 8])
+def test_eight_bits_behind_the_body(window: int) -> None:
+    model = make(4, 36, window=window, groups=1)
+    image = np.random.default_rng(0).random((13, 21, 3), dtype=F)
+    exact, fast = Engine(model, threads=1), Engine(model, threads=1, fast=True)
+    assert any(" W8A8" in line for line in fast.describe())
+    result = fast(image)
+    assert 0 < np.abs(result - exact(image)).mean() < 0.1 * exact(image).std()
+    np.testing.assert_array_equal(fast(image, tile=8), result)
+    for isa in ISAS:
+        assert Engine(model, threads=2, isa=isa, fast=True)(image).tobytes() == result.tobytes()
+
+
 def test_memory_bounds_the_tile() -> None:
     engine = Engine(make(0, 12, window=8, groups=1))
     with pytest.raises(TooLittleMemory):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsr.packing import bits
-from quantsr.packing.ops import MIN_MUL, QCONVS, Op, Program, Step, trace
+from quantsr.packing.ops import IMAGE, MIN_MUL, QCONVS, Op, Program, Step, Value, trace
 
 Tensors = Mapping[str, np.ndarray]
 Runner = Callable[[Program, np.ndarray], np.ndarray]
@@ -78,6 +78,7 @@ class _Rounding:
 
     def __init__(self, program: Program, tensors: Tensors, run: Runner) -> None:
         self.source, self.given, self.run = program, tensors, run
+        self.values = {step.op.output: step.output for step in trace(program, tensors)}
         self.ops: list[Op] = []
         self.tensors: dict[str, np.ndarray] = {}
         self.names = {op.output for op in program.ops} | set(tensors)
@@ -102,7 +103,7 @@ class _Rounding:
 
     def quantize(self, value: str) -> tuple[str, np.ndarray]:
         """An `affine` with the scales, then a `quantize` of step 1: the engine makes one of them."""
-        seen = self.run(_up_to(self.source, value), picture())
+        seen = self.run(_up_to(self.source, value, self.values[value]), picture())
         largest = np.abs(seen).max((0, 1)).astype(np.float64)
         largest = np.maximum(largest, (largest.max() or 1) * NARROWEST)
         inv = (LARGEST / (HEADROOM * largest)).astype(np.float32)
@@ -132,12 +133,14 @@ def round_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / steps).clip(-LARGEST, LARGEST), mul
 
 
-def _up_to(program: Program, value: str) -> Program:
-    """The ops that the value depends on."""
+def _up_to(program: Program, value: str, kind: Value) -> Program:
+    """The ops that the value depends on, and one that takes padding off it."""
     needed = {value}
     ops: list[Op] = []
     for op in reversed(program.ops):
         if op.output in needed:
             ops.insert(0, op)
             needed.update(op.inputs)
-    return Program(tuple(ops), value)
+    if kind.multiple > 1:
+        ops.append(Op("crop", (value, IMAGE), f"{value}.cropped", {"factor": kind.factor}))
+    return Program(tuple(ops), ops[-1].output)
