@@ -24,7 +24,7 @@ def short(name: str) -> str:
 
 
 def test_the_promised_models_are_inside() -> None:
-    convolutional = {"quantsr-c-x2-w4a4", "quantsr-c-x3-w4a4", "quantsr-c-x4-w2a2", "quantsr-c-x4-w4a4"}
+    convolutional = {f"quantsr-c-x{scale}-w{bits}a{bits}" for scale in (2, 3, 4) for bits in (2, 4)}
     assert convolutional | {"quantsr-t-x4-w4a4"} <= set(NAMES)
 
 
