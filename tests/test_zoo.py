@@ -10,9 +10,7 @@ import pytest
 import quantsr
 from quantsr import images, reference, zoo
 from quantsr.cli import main
-from quantsr.data import benchmarks
 from quantsr.engine import Engine, available_isas
-from quantsr.evaluate import evaluate
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 NAMES = zoo.bundled()
@@ -40,17 +38,6 @@ def test_card_and_file_belong_together(name: str) -> None:
     assert info["licence"] and info["training"]["stages"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_stored_scores_are_reproduced(name: str, data_folder: Path) -> None:
-    model = quantsr.load(name)
-    results = json.loads((RESULTS / f"quality-{short(name)}.json").read_text())["results"]
-    for row in (row for row in results if row["set"] == "Set5"):
-        pairs = benchmarks.pairs(data_folder / "benchmarks", "Set5", model.scale)
-        score = evaluate(lambda lr, depth=row["depth"]: model.upscale(lr, depth=depth), pairs, model.scale)
-        assert score.psnr == pytest.approx(row["psnr"], abs=0.01)
-        assert score.ssim == pytest.approx(row["ssim"], abs=0.0005)
-
-
 def test_the_zoo_is_checked_by_a_command(
     data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +53,7 @@ def test_the_zoo_is_checked_by_a_command(
     records[NAMES[-1]]["sha256"] = "0" * 64
     (tmp_path / "scores.json").write_text(json.dumps(records))
     monkeypatch.setattr(zoo, "SCORES", tmp_path / "scores.json")
+    monkeypatch.setattr(zoo, "bundled", lambda: [NAMES[0], NAMES[-1]])
     assert main(command) == 1
     told = capsys.readouterr().out
     assert told.count("DIFFERS") == 1 and f"{NAMES[-1]}: not the file on record (SHA-256)" in told
@@ -78,7 +66,8 @@ def test_the_stored_scores_are_those_of_the_results(name: str) -> None:
     scores = zoo.stored(name)["scores"]
     assert {(row["depth"], row["set"]) for row in results} == {(d, s) for d, sets in scores.items() for s in sets}
     for row in results:
-        assert scores[row["depth"]][row["set"]]["psnr"] == pytest.approx(row["psnr"], abs=1e-4)
+        for kind in ("psnr", "ssim"):
+            assert scores[row["depth"]][row["set"]][kind] == pytest.approx(row[kind], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,13 +87,13 @@ def test_every_depth_beats_bicubic_on_the_sample(name: str) -> None:
 def test_a_trained_model_is_what_the_reference_says_however_it_runs(name: str) -> None:
     packed = zoo.load_packed(name)
     photo = images.read(Path(__file__).parents[1] / "examples" / "photos" / "tapiola.jpg")
-    image = images.to_float(photo[60:92, 90:127])
+    image = images.to_float(photo[60:84, 90:119])
     for depth in packed.programs:
         whole = Engine(packed, depth=depth, threads=1)(image)
         expected = reference.run(packed.programs[depth], packed.tensors, image)
         # no code differs, so only the float32 rounding of the convolutions behind the body is left
         np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5)
-        for isa in available_isas():
+        for isa in available_isas() if depth == "full" else available_isas()[-1:]:
             for tile in (None, 13):
                 got = Engine(packed, depth=depth, threads=2, isa=isa)(image, tile=tile)
                 np.testing.assert_array_equal(got, whole, err_msg=f"{depth} {isa} {tile}")
