@@ -14,8 +14,10 @@ score quantsr-t-x4-w4a4 t-x4-w4a4 all
 score bicubic-x3 x3-bicubic full
 score checkpoints/x3-float.safetensors x3-float full
 score quantsr-c-x3-w4a4 x3-w4a4 all
+score quantsr-c-x3-w3a3 x3-w3a3 all
 score quantsr-c-x3-w2a2 x3-w2a2 all
 score bicubic-x2 x2-bicubic full
 score checkpoints/x2-float.safetensors x2-float full
 score quantsr-c-x2-w4a4 x2-w4a4 all
+score quantsr-c-x2-w3a3 x2-w3a3 all
 score quantsr-c-x2-w2a2 x2-w2a2 all

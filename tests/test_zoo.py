@@ -22,7 +22,7 @@ def short(name: str) -> str:
 
 
 def test_the_promised_models_are_inside() -> None:
-    convolutional = {f"quantsr-c-x{scale}-w{bits}a{bits}" for scale in (2, 3, 4) for bits in (2, 4)}
+    convolutional = {f"quantsr-c-x{scale}-w{bits}a{bits}" for scale in (2, 3, 4) for bits in (2, 3, 4)}
     assert convolutional | {"quantsr-t-x4-w4a4"} <= set(NAMES)
 
 
