@@ -189,7 +189,7 @@ def _qwindow_attention(op: Op, tensors: Tensors, a: np.ndarray) -> np.ndarray:
     weights = _weights(logits, seen)
     factor = np.float32(op.attrs["softmax_inv"]) / _total(weights)
     offset = tensors["softmax_offset"][:, None, None]
-    codes = _codes(weights * factor + offset, int(op.attrs["softmax_levels"]))
+    codes = _codes(fma(weights, factor, offset), int(op.attrs["softmax_levels"]))
     codes = np.where(seen, codes, np.uint8(op.attrs["softmax_zero"]))
     return _image_of(op, accumulate_mixture(op, a, codes).astype(np.float32) * np.float32(op.attrs["mix_mul"]), a)
 

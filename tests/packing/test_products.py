@@ -125,7 +125,7 @@ def test_attention_equals_loops(shift: int) -> None:
             weights, total = exact.exp2(np.array(logits, F) - max(logits)), F(0)
             for weight in weights:
                 total = F(total + weight)
-            steps = [F(F(weight * F(F(40) / total)) + offsets[head]) for weight in weights]
+            steps = [fma(weight, F(F(40) / total), offsets[head]) for weight in weights]
             codes = [int(np.rint(min(max(step, 0), 14))) for step in steps]
             wanted = [
                 F(sum((c - 1) * v[p][i] for c, p in zip(codes, seen, strict=True)) * 0.03125) for i in range(depth)

@@ -77,20 +77,25 @@ struct LanesAvx2 {
   static Ints ints(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static Ints load_ints(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_ints(Ints x, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
-  static Sums no_sums() { return _mm256_setzero_si256(); }
+  static Sums begin(Ints) { return _mm256_setzero_si256(); }
   static Sums dot(Sums sums, Ints bytes, uint32_t word) {
     return _mm256_add_epi16(sums, _mm256_maddubs_epi16(ints(word), bytes));
   }
-  static Ints total(Sums sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
-  static LanesAvx2 difference(Ints a, Ints b) { return LanesAvx2(_mm256_cvtepi32_ps(_mm256_sub_epi32(a, b))); }
+  static Ints total(Sums sums, Ints ahead) {
+    return _mm256_sub_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), ahead);
+  }
+  static LanesAvx2 floats(Ints x) { return LanesAvx2(_mm256_cvtepi32_ps(x)); }
   static Ints codes(LanesAvx2 f, float levels) {
     const __m256i q = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(levels), f.v));
     return _mm256_max_epi32(q, _mm256_setzero_si256());
   }
-  static Ints word(const Ints (&codes)[4], uint32_t zero) {
+  static Ints word(const Ints (&codes)[4]) {
     const __m256i low = _mm256_or_si256(codes[0], _mm256_slli_epi32(codes[1], 8));
     const __m256i high = _mm256_or_si256(codes[2], _mm256_slli_epi32(codes[3], 8));
-    return _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)), ints(zero * 0x01010101));
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+  }
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    return _mm256_and_si256(_mm256_sub_epi8(bytes, ints(zero * 0x01010101)), ints(mask));
   }
 };
 

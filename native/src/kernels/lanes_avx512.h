@@ -85,19 +85,22 @@ struct LanesAvx512 {
   static Ints ints(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static Ints load_ints(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static void store_ints(Ints x, uint32_t* p) { _mm512_storeu_si512(p, x); }
-  static Sums no_sums() { return _mm512_setzero_si512(); }
+  static Sums begin(Ints ahead) { return _mm512_sub_epi32(_mm512_setzero_si512(), ahead); }
   static Sums dot(Sums sums, Ints bytes, uint32_t word) { return _mm512_dpbusd_epi32(sums, ints(word), bytes); }
-  static Ints total(Sums sums) { return sums; }
-  static LanesAvx512 difference(Ints a, Ints b) { return LanesAvx512(_mm512_cvtepi32_ps(_mm512_sub_epi32(a, b))); }
+  static Ints total(Sums sums, Ints) { return sums; }
+  static LanesAvx512 floats(Ints x) { return LanesAvx512(_mm512_cvtepi32_ps(x)); }
   static Ints codes(LanesAvx512 f, float levels) {
     const __m512 v = _mm512_min_ps(_mm512_set1_ps(levels), f.v);
     const __m512i q = _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     return _mm512_max_epi32(q, _mm512_setzero_si512());
   }
-  static Ints word(const Ints (&codes)[4], uint32_t zero) {
+  static Ints word(const Ints (&codes)[4]) {
     const __m512i low = _mm512_or_si512(codes[0], _mm512_slli_epi32(codes[1], 8));
     const __m512i high = _mm512_or_si512(codes[2], _mm512_slli_epi32(codes[3], 8));
-    return _mm512_sub_epi8(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)), ints(zero * 0x01010101));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  }
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    return _mm512_and_si512(_mm512_sub_epi8(bytes, ints(zero * 0x01010101)), ints(mask));
   }
 };
 

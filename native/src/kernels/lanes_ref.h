@@ -53,7 +53,8 @@ struct LanesRef {
   static Ints ints(uint32_t x) { return static_cast<int32_t>(x); }
   static Ints load_ints(const uint32_t* p) { return ints(*p); }
   static void store_ints(Ints x, uint32_t* p) { *p = static_cast<uint32_t>(x); }
-  static Sums no_sums() { return 0; }
+  // Sums that `total` makes `ahead` smaller than what is added to them.
+  static Sums begin(Ints ahead) { return -ahead; }
   // Adds the products of four signed bytes, at most 15 in size, and the unsigned ones of a word, at most 15 as well
   // where the others are not 0; at most 64 times before `total`.
   static Sums dot(Sums sums, Ints bytes, uint32_t word) {
@@ -61,16 +62,17 @@ struct LanesRef {
       sums += static_cast<int8_t>(static_cast<uint32_t>(bytes) >> 8 * i) * static_cast<uint8_t>(word >> 8 * i);
     return sums;
   }
-  static Ints total(Sums sums) { return sums; }
-  // a - b, exact.
-  static LanesRef difference(Ints a, Ints b) { return LanesRef(static_cast<float>(a - b)); }
+  static Ints total(Sums sums, Ints) { return sums; }
+  static LanesRef floats(Ints x) { return LanesRef(static_cast<float>(x)); }
   // Codes of what is scaled already.
   static Ints codes(LanesRef f, float levels) { return quantize_ref(f.v, 1.0f, 0.0f, levels); }
-  // Four codes as bytes, the first one lowest, each less `zero`.
-  static Ints word(const Ints (&codes)[4], uint32_t zero) {
-    uint32_t bytes = 0;
-    for (int i = 0; i < 4; ++i) bytes |= ((static_cast<uint32_t>(codes[i]) - zero) & 255) << 8 * i;
-    return ints(bytes);
+  // Four codes as bytes, the first one lowest.
+  static Ints word(const Ints (&codes)[4]) { return codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24; }
+  // Each byte less `zero`, of those in the mask; the others become 0.
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) result |= (((static_cast<uint32_t>(bytes) >> 8 * i) - zero) & 255) << 8 * i;
+    return ints(result & mask);
   }
 };
 

@@ -327,7 +327,8 @@ void add_products(const Seen& b, const float* queries, int64_t key, const float*
 
 // Logits of `count` pixels that are seen to weights, and their sums.
 template <class F, int P>
-void weigh(int count, const F (&most)[P], float* logits, F (&total)[P]) {
+void weigh(int count, const F (&most)[P], float* logits, F (&sums)[P]) {
+  F total[P];
 #pragma GCC unroll 2
   for (int v = 0; v < P; ++v) total[v] = F(0.0f);
   for (int r = 0; r < count; ++r)
@@ -338,6 +339,8 @@ void weigh(int count, const F (&most)[P], float* logits, F (&total)[P]) {
       total[v] = total[v] + e;
       e.store(at);
     }
+#pragma GCC unroll 2
+  for (int v = 0; v < P; ++v) sums[v] = total[v];
 }
 
 // mixed[c][p] = sum of weights times values, N channels.
