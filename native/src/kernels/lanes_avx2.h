@@ -10,6 +10,7 @@ struct LanesAvx2 {
   static constexpr int kLanes = 8;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   __m256 v;
 
   LanesAvx2() = default;
@@ -78,8 +79,11 @@ struct LanesAvx2 {
   static Ints load_ints(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_ints(Ints x, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static Sums begin(Ints) { return _mm256_setzero_si256(); }
+  // In assembler, because GCC 12 takes many products at once and spills the sums.
   static Sums dot(Sums sums, Ints bytes, uint32_t word) {
-    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(ints(word), bytes));
+    __m256i products;
+    asm("vpmaddubsw %2, %3, %1\n\tvpaddw %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(bytes), "x"(ints(word)));
+    return sums;
   }
   static Ints total(Sums sums, Ints ahead) {
     return _mm256_sub_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), ahead);

@@ -1,6 +1,7 @@
 // 16 floats. Only for files compiled with AVX-512 F, BW, VL.
 #pragma once
 
+#include "kernels/dot_avx512vnni.h"
 #include "kernels/epilogue_avx512.h"
 
 namespace quantsr {
@@ -10,6 +11,7 @@ struct LanesAvx512 {
   static constexpr int kLanes = 16;
   static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 8;  // of queries of a pixel that attention on codes holds in registers
   __m512 v;
 
   LanesAvx512() = default;
@@ -86,7 +88,10 @@ struct LanesAvx512 {
   static Ints load_ints(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static void store_ints(Ints x, uint32_t* p) { _mm512_storeu_si512(p, x); }
   static Sums begin(Ints ahead) { return _mm512_sub_epi32(_mm512_setzero_si512(), ahead); }
-  static Sums dot(Sums sums, Ints bytes, uint32_t word) { return _mm512_dpbusd_epi32(sums, ints(word), bytes); }
+  static Sums dot(Sums sums, Ints bytes, uint32_t word) {
+    dot4_vnni(sums, ints(word), bytes);
+    return sums;
+  }
   static Ints total(Sums sums, Ints) { return sums; }
   static LanesAvx512 floats(Ints x) { return LanesAvx512(_mm512_cvtepi32_ps(x)); }
   static Ints codes(LanesAvx512 f, float levels) {

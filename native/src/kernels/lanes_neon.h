@@ -10,6 +10,7 @@ struct LanesNeon {
   static constexpr int kLanes = 4;
   static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   float32x4_t v;
 
   LanesNeon() = default;

@@ -14,6 +14,7 @@ struct LanesRef {
   static constexpr int kLanes = 1;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 1;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   float v;
 
   LanesRef() = default;

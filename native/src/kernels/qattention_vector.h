@@ -230,7 +230,7 @@ void attend(const QAttentionJob& job, const WindowPart& part, const CodeWindow& 
   switch (words) {  // heads of 10, 16 and 32 channels are common
     case 3: score<F, P, 3>(s, most); break;
     case 4: score<F, P, 4>(s, most); break;
-    case 8: score<F, P, 8>(s, most); break;
+    case 8: score<F, P, F::kWords == 8 ? 8 : 0>(s, most); break;
     default: score<F, P, 0>(s, most);
   }
   weigh<F, P>(count, most, w.logits, factor);
