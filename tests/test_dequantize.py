@@ -2,6 +2,7 @@
 
 import numpy as np
 from packing.tiny import random_image, tiny_model
+from test_engine_products import make
 
 from quantsr import reference
 from quantsr.dequantize import without_quantizers
@@ -33,3 +34,26 @@ def test_a_float_program_stays_as_it_is():
     plain, tensors = without_quantizers(packed.programs["full"], packed.tensors)
     assert plain == packed.programs["full"]
     assert tensors.keys() == packed.tensors.keys()
+
+
+def test_attention_is_the_one_on_codes_without_rounding():
+    """Codes of no shift and of many steps would give what the plain one gives: those of its factors are exact here."""
+    packed = make(1, 12)
+    program = packed.programs["full"]
+    plain, tensors = without_quantizers(program, packed.tensors)
+    values, low = reference.run_all(plain, tensors, random_image(9, 11)), {op.output: op for op in program.ops}
+    attention = next(op for op in program.ops if op.kind == "qwindow_attention")
+    assert not {op.kind for op in plain.ops} & {"quantize", "qconv2d", "qwindow_attention"}
+    quantizer = low[attention.inputs[0]]
+    steps = values[quantizer.inputs[0]].astype(float) * quantizer.attrs["inv"] + packed.tensors[
+        quantizer.tensors["offset"]
+    ].astype(float)
+    q, k, v = reference._heads(attention, steps)
+    q, k, v = (x - attention.attrs[f"{part}_zero"] for x, part in ((q, "query"), (k, "key"), (v, "value")))
+    bias = reference._biases(attention, {"position_bias": packed.tensors[attention.tensors["position_bias"]]})
+    logits = q @ k.swapaxes(2, 3) * attention.attrs["score_mul"] + bias / reference.exact.LOG2_E
+    weights = np.exp(logits - logits.max(-1, keepdims=True)) * reference._seen_by(attention, steps)
+    weights /= weights.sum(-1, keepdims=True)
+    wanted = weights * attention.attrs["softmax_inv"] @ v * attention.attrs["mix_mul"]
+    wanted = reference._image_of(attention, wanted, steps)
+    np.testing.assert_allclose(values[attention.output], wanted, rtol=1e-4, atol=1e-4)

@@ -183,12 +183,16 @@ class Builder:
         c = self.channels
         return self.add("layer_norm", [x], {"epsilon": 2.0**-17}, scale=self.normal(c), offset=self.normal(c))
 
-    def swin_layer(self, x: str, shift: int) -> str:
-        c, heads, window = self.channels, self.heads, self.window
-        qkv = self.layer(self.norm(x), c, 3 * c)
-        attrs = {"heads": heads, "window": window, "shift": shift, "scale": float(F((c // heads) ** -0.5))}
+    def attention(self, qkv: str, shift: int) -> str:
+        heads, window = self.heads, self.window
+        attrs = {"heads": heads, "window": window, "shift": shift, "scale": float(F((self.channels // heads) ** -0.5))}
         bias = self.normal((2 * window - 1) ** 2, heads)
-        mixed = self.add("window_attention", [qkv], attrs, position_bias=bias)
+        return self.add("window_attention", [qkv], attrs, position_bias=bias)
+
+    def swin_layer(self, x: str, shift: int) -> str:
+        c = self.channels
+        qkv = self.layer(self.norm(x), c, 3 * c)
+        mixed = self.attention(qkv, shift)
         x = self.add("residual", [x, self.layer(mixed, c, c, scale=0.3)], {"gain": 1.0})
         inside = self.add("gelu", [self.layer(self.norm(x), c, 2 * c)])
         return self.add("residual", [x, self.layer(inside, 2 * c, c, scale=0.3)], {"gain": 1.0})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from packing.test_lower import make_network
 from packing.tiny import random_image, tiny_model
+from test_engine_products import make as make_products
 from test_engine_transformer import make
 
 from quantsr import images, reference, zoo
@@ -213,6 +214,24 @@ def test_a_transformer(tmp_path, size, style):
     if style == "float":
         program, tensors = without_quantizers(program, tensors)
     np.testing.assert_allclose(run(tmp_path / "x.onnx", image), reference.run(program, tensors, image), atol=1e-4)
+
+
+@pytest.mark.parametrize("style", ["qdq-int8", "int4", "float"])
+@pytest.mark.parametrize("size", [(16, 16), (9, 21)], ids=str)
+def test_attention_on_codes(tmp_path, size, style):
+    packed, image = make_products(1, 12), random_image(*size)
+    model = export(packed, "full", tmp_path / "x.onnx", style, size)
+    onnx.checker.check_model(onnx.load(tmp_path / "x.onnx"))
+    program, tensors = packed.programs["full"], packed.tensors
+    if style == "float":
+        program, tensors = without_quantizers(program, tensors)
+    else:
+        made = {node.output[0]: node.op_type for node in model.graph.node}
+        products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name.endswith("sums")]
+        assert len(products) == 2 * sum(op.kind == "qwindow_attention" for op in program.ops)
+        assert [made[node.input[1]] for node in products] == ["Transpose", "DequantizeLinear"] * (len(products) // 2)
+    got, wanted = run(tmp_path / "x.onnx", image), reference.run(program, tensors, image)
+    assert np.mean(np.abs(got - wanted) > 1e-4) < 0.01  # where a code flips
 
 
 def test_a_transformer_needs_a_size(tmp_path):

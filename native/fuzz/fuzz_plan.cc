@@ -32,7 +32,8 @@ struct Attr {
   const char* name;
   char meaning;  // C: input channels, O: output channels, K: kernel, W: weight bits, A: bits of the input's codes,
                  // Z: their zero, L: levels, U: upscale, F: a float, M: a multiple, S: the input's scale, E: an
-                 // epsilon, H: heads, P: window, T: shift
+                 // epsilon, H: heads, P: window, T: shift, Y: a zero of the input's codes, J: levels of the softmax,
+                 // X: their zero
 };
 
 struct Role {
@@ -73,6 +74,21 @@ const std::vector<Kind> kKinds = {
      {{"heads", 'H'}, {"window", 'P'}, {"shift", 'T'}, {"scale", 'F'}},
      {{"position_bias", f32, "RH"}},
      'A'},
+    {"qwindow_attention",
+     1,
+     {{"heads", 'H'},
+      {"window", 'P'},
+      {"shift", 'T'},
+      {"query_zero", 'Y'},
+      {"key_zero", 'Y'},
+      {"value_zero", 'Y'},
+      {"score_mul", 'F'},
+      {"softmax_inv", 'F'},
+      {"softmax_levels", 'J'},
+      {"softmax_zero", 'X'},
+      {"mix_mul", 'F'}},
+     {{"position_bias", f32, "RH"}, {"softmax_offset", f32, "H"}},
+     'A'},
 };
 constexpr int kKindBytes = 32;  // a kind is a byte modulo this; those past the table are unknown to the engine
 
@@ -100,6 +116,7 @@ const double kOddNumbers[] = {std::numeric_limits<double>::quiet_NaN(),
 const double kFloats[] = {1, 0.5, 4, -1, 0.1f, 15, 2, 1e-3f};
 const double kWildFloats[] = {1e-38f, 1e38f, -1e38f, FLT_MAX, 1e-45f, -FLT_MAX};
 const int kLevels[] = {15, 7, 3, 255, 2, 14, 5, 100};
+const int kSoftmaxLevels[] = {15, 7, 3, 14, 2, 5};
 const int kBits[] = {4, 2, 3, 8};
 const int kWindows[] = {4, 8, 2, 3, 5, 16, 32};
 const double kEpsilons[] = {1e-5f, 1e-3f, 1, 1e-30f};
@@ -190,7 +207,7 @@ class Program {
     outputs_ = outputs;
     weight_bits_ = 4;
     upscale_ = levels_ = 0;
-    heads_ = window_ = multiple_ = 1;
+    heads_ = window_ = multiple_ = softmax_levels_ = 1;
     Op op{kind.name, {}, "v" + std::to_string(ops.size()), {}, {}};
     for (size_t i : inputs) op.inputs.push_back(values_[i].name);
     for (const Attr& attr : kind.attrs) op.attrs[attr.name] = number(attr.meaning, in, free ? bytes_.next() : 0);
@@ -231,6 +248,9 @@ class Program {
       case 'H': return heads_ = in.channels % (3 * (1 + byte % 8)) == 0 ? 1 + byte % 8 : 1;
       case 'P': return window_ = in.multiple % pick(kWindows, byte) == 0 ? pick(kWindows, byte) : in.multiple;
       case 'T': return byte % window_;
+      case 'Y': return byte % (in.levels + 1);
+      case 'J': return softmax_levels_ = pick(kSoftmaxLevels, byte);
+      case 'X': return byte % (softmax_levels_ + 1);
       default: return tame_ ? pick(kFloats, byte) : byte < 128 ? pick(kFloats, byte) : pick(kWildFloats, byte);
     }
   }
@@ -326,7 +346,7 @@ class Program {
   std::vector<std::unique_ptr<float[]>> floats_;
   std::vector<std::unique_ptr<int8_t[]>> codes_;
   int outputs_ = 0, side_ = 1, weight_bits_ = 4, levels_ = 0, upscale_ = 0;
-  int heads_ = 1, window_ = 1, multiple_ = 1;
+  int heads_ = 1, window_ = 1, multiple_ = 1, softmax_levels_ = 1;
   int64_t work_ = 0;
   uint32_t state_ = 0;
 };

@@ -19,7 +19,7 @@ from quantsr.packing.ops import IMAGE, Op, Program  # noqa: E402
 # As in fuzz_plan.cc: its rows of kinds, its lists of bits and of levels.
 KINDS = (
     "affine", "conv2d", "edge_conv2d", "quantize", "qconv2d", "edge_qconv2d", "relu", "residual", "pixel_shuffle",
-    "pad", "crop", "layer_norm", "gelu", "window_attention",
+    "pad", "crop", "layer_norm", "gelu", "window_attention", "qwindow_attention",
 )  # fmt: skip
 BITS, LEVELS, WINDOWS = (4, 2, 3, 8), (15, 7, 3, 255), (4, 8, 2, 3, 5, 16, 32)
 MODELS = (
@@ -52,7 +52,8 @@ def encoded(program: Program, tensors: dict, isa: int, size: tuple[int, int] = (
 def _in_order(attrs: dict) -> list[tuple[str, float]]:
     order = (
         "inv", "levels", "in_channels", "out_channels", "kernel", "weight_bits", "act_bits", "zero",
-        "heads", "window", "shift", "scale",
+        "heads", "window", "shift", "scale", "query_zero", "key_zero", "value_zero", "score_mul", "softmax_inv",
+        "softmax_levels", "softmax_zero", "mix_mul",
     )  # fmt: skip
     return sorted(attrs.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0)
 
@@ -64,11 +65,13 @@ def _attribute(name: str, value: float) -> int:
         return LEVELS.index(value)
     if name in ("window", "multiple"):
         return WINDOWS.index(value)
-    return {"zero": int(value), "upscale": int(value) - 2, "heads": int(value) - 1, "shift": int(value)}.get(name, 0)
+    if name.endswith("zero") or name == "shift":
+        return int(value)
+    return {"upscale": int(value) - 2, "heads": int(value) - 1}.get(name, 0)
 
 
-def transformer(window: int, shift: int) -> tuple[Program, dict]:
-    """One layer of attention and its way in and out."""
+def transformer(window: int, shift: int, codes: bool = False) -> tuple[Program, dict]:
+    """One layer of attention, of codes or not, and its way in and out."""
     ones = {"scale": "ones", "offset": "ones"}
     tensors = {
         "in": np.ones((24, 3, 3, 3), np.float32), "bias": np.ones(24, np.float32),
@@ -76,13 +79,26 @@ def transformer(window: int, shift: int) -> tuple[Program, dict]:
         "ones": np.ones(24, np.float32), "table": np.ones(((2 * window - 1) ** 2, 2), np.float32),
         "out": np.ones((12, 3, 3, 24), np.float32), "out bias": np.ones(12, np.float32),
     }  # fmt: skip
-    attention = {"heads": 2, "window": window, "shift": shift, "scale": 1.0}
+    attention = Op(
+        "window_attention",
+        ("all",),
+        "attended",
+        {"heads": 2, "window": window, "shift": shift, "scale": 1.0},
+        {"position_bias": "table"},
+    )
+    if codes:
+        tensors |= {"zeros": np.zeros(72, np.float32), "softmax": np.zeros(2, np.float32)}
+        attrs = {"heads": 2, "window": window, "shift": shift, "query_zero": 8, "key_zero": 7, "value_zero": 0}
+        attrs |= {"score_mul": 1.0, "softmax_inv": 1.0, "softmax_levels": 15, "softmax_zero": 1, "mix_mul": 1.0}
+        names = {"position_bias": "table", "softmax_offset": "softmax"}
+        attention = Op("qwindow_attention", ("codes",), "attended", attrs, names)
     ops = (
         Op("pad", (IMAGE,), "padded", {"multiple": window}),
         Op("conv2d", ("padded",), "stream", {}, {"weight": "in", "bias": "bias"}),
         Op("layer_norm", ("stream",), "normed", {"epsilon": 1e-5}, ones),
         Op("conv2d", ("normed",), "all", {}, {"weight": "qkv", "bias": "qkv bias"}),
-        Op("window_attention", ("all",), "attended", attention, {"position_bias": "table"}),
+        *([Op("quantize", ("all",), "codes", {"inv": 1.0, "levels": 15}, {"offset": "zeros"})] if codes else []),
+        attention,
         Op("gelu", ("attended",), "bent"),
         Op("residual", ("stream", "bent"), "sum", {"gain": 1.0}),
         Op("crop", ("sum", IMAGE), "cropped", {"factor": 1}),
@@ -95,6 +111,7 @@ def transformer(window: int, shift: int) -> tuple[Program, dict]:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     programs = {f"transformer-{w}-{shift}": transformer(w, shift) for w, shift in ((4, 0), (8, 4), (3, 1))}
+    programs |= {f"products-{w}-{shift}": transformer(w, shift, codes=True) for w, shift in ((4, 0), (8, 4), (3, 1))}
     for number, settings in enumerate(MODELS):
         model = tiny_model(**settings)
         programs[f"plain-{number}"] = (model.programs["full"], model.tensors)

@@ -17,6 +17,8 @@ constexpr int kMaxOps = 100000;
 constexpr int kMaxChannels = 65536;
 constexpr int kMaxScale = 64;
 constexpr int kMaxWindow = 32;
+// Of attention on codes, whose kernels count on them (qattention_vector.h).
+constexpr int kMaxCodeWindow = 16, kMaxCodeDepth = 256, kMaxAttentionCode = 15;
 
 struct Rule {
   const char* kind;
@@ -50,6 +52,12 @@ const std::vector<Rule>& rules() {
       {"layer_norm", OpKind::layer_norm, 1, {"epsilon"}, {"scale", "offset"}},
       {"gelu", OpKind::gelu, 1, {}, {}},
       {"window_attention", OpKind::window_attention, 1, {"heads", "window", "shift", "scale"}, {"position_bias"}},
+      {"qwindow_attention",
+       OpKind::qwindow_attention,
+       1,
+       {"heads", "window", "shift", "query_zero", "key_zero", "value_zero", "score_mul", "softmax_inv",
+        "softmax_levels", "softmax_zero", "mix_mul"},
+       {"position_bias", "softmax_offset"}},
   };
   return table;
 }
@@ -251,16 +259,36 @@ Value check_layer_norm(const OpCheck& op, const Op& spec, const Value& x) {
   return made_of(x, x.channels);
 }
 
-Value check_window_attention(const OpCheck& op, const Value& x) {
-  want_floats(op, x);
-  const int heads = op.integer("heads", 1, kMaxChannels), window = op.integer("window", 1, kMaxWindow);
+Value check_windows(const OpCheck& op, const Value& x, int max_window) {
+  const int heads = op.integer("heads", 1, kMaxChannels), window = op.integer("window", 1, max_window);
   op.integer("shift", 0, window - 1);
-  op.float32("scale");
   if (x.channels % (3 * heads) != 0) fail(op.where(), "channels divisible by " + std::to_string(3 * heads), x.channels);
   if (x.scale != 1 || x.multiple % window != 0)
     fail(op.where(), "a value padded to multiples of " + std::to_string(window), x.multiple);
   op.floats("position_bias", {int64_t{2 * window - 1} * (2 * window - 1), heads});
   return made_of(x, x.channels / 3);
+}
+
+Value check_window_attention(const OpCheck& op, const Value& x) {
+  want_floats(op, x);
+  op.float32("scale");
+  return check_windows(op, x, kMaxWindow);
+}
+
+Value check_qwindow_attention(const OpCheck& op, const Op& spec, const Value& x) {
+  if (!x.is_codes) fail(op.where(), "codes as input", "float32 '" + x.name + "'");
+  if (x.levels > kMaxAttentionCode)
+    fail(op.where(), "codes up to " + std::to_string(kMaxAttentionCode), "codes up to " + std::to_string(x.levels));
+  for (const char* name : {"query_zero", "key_zero", "value_zero"}) op.integer(name, 0, x.levels);
+  op.integer("softmax_zero", 0, op.integer("softmax_levels", 2, kMaxAttentionCode));
+  for (const char* name : {"score_mul", "softmax_inv", "mix_mul"}) op.float32(name);
+  if (spec.attrs.at("softmax_inv") == 0) fail(op.where() + " softmax_inv", "a number other than 0", 0);
+  const Value out = check_windows(op, x, kMaxCodeWindow);
+  const int heads = static_cast<int>(spec.attrs.at("heads"));
+  if (out.channels / heads > kMaxCodeDepth)
+    fail(op.where(), "at most " + std::to_string(kMaxCodeDepth) + " channels of a head", out.channels / heads);
+  op.floats("softmax_offset", {heads});
+  return out;
 }
 
 Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vector<Value*>& in) {
@@ -279,6 +307,7 @@ Value output_of(OpKind kind, const OpCheck& op, const Op& spec, const std::vecto
     case OpKind::crop: return check_crop(op, *in[0], *in[1]);
     case OpKind::layer_norm: return check_layer_norm(op, spec, *in[0]);
     case OpKind::window_attention: return check_window_attention(op, *in[0]);
+    case OpKind::qwindow_attention: return check_qwindow_attention(op, spec, *in[0]);
   }
   std::abort();
 }

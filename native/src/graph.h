@@ -22,7 +22,8 @@ enum class OpKind {
   crop,
   layer_norm,
   gelu,
-  window_attention
+  window_attention,
+  qwindow_attention
 };
 
 constexpr int kEdgeClasses = 9;  // of pixels: {first, middle, last} row x {first, middle, last} column

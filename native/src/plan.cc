@@ -88,7 +88,8 @@ class Fuser {
         step_.kind = StepKind::gelu;
         start_transformer();
         break;
-      case OpKind::window_attention: start_attention(node, channels);
+      case OpKind::window_attention: start_attention(node, channels); break;
+      case OpKind::qwindow_attention: start_qattention(node, channels);
     }
   }
 
@@ -98,17 +99,44 @@ class Fuser {
   }
 
   void start_attention(const Node& node, int channels) {
-    constexpr float kLog2E = 1.44269504088896340736f;
     step_.kind = StepKind::window_attention;
+    start_windows(node, "scale");
+    step_.scratch_bytes = attention_scratch(step_.window * step_.window, channels / 3);
+    start_transformer();
+  }
+
+  void start_qattention(const Node& node, int channels) {
+    const auto zero = [&](const char* name) { return static_cast<uint32_t>(node.attr(name)); };
+    const auto number = [&](const char* name) { return static_cast<float>(node.attr(name)); };
+    step_.kind = StepKind::qwindow_attention;
+    start_windows(node, "score_mul");
+    step_.softmax_offset = padded(node.floats("softmax_offset"), step_.heads);
+    QAttentionJob& job = step_.qattention;
+    job.heads = step_.heads;
+    job.depth = channels / 3 / step_.heads;
+    job.query_zero = zero("query_zero");
+    job.key_zero = zero("key_zero");
+    job.value_zero = zero("value_zero");
+    job.scale = step_.scale;
+    job.inv = number("softmax_inv");
+    job.levels = number("softmax_levels");
+    job.softmax_zero = zero("softmax_zero");
+    job.offset = step_.softmax_offset.data();
+    job.mul = number("mix_mul");
+    step_.scratch_bytes = qattention_scratch(step_.window * step_.window, job.heads, job.depth);
+    start_transformer();
+  }
+
+  // scale: the name of the attribute.
+  void start_windows(const Node& node, const char* scale) {
+    constexpr float kLog2E = 1.44269504088896340736f;
     step_.heads = static_cast<int>(node.attr("heads"));
     step_.window = static_cast<int>(node.attr("window"));
     step_.shift = static_cast<int>(node.attr("shift"));
-    step_.scale = static_cast<float>(node.attr("scale")) * kLog2E;
+    step_.scale = static_cast<float>(node.attr(scale)) * kLog2E;
     step_.position_bias = PositionBias(step_.window, step_.shift, step_.heads, node.floats("position_bias"));
-    step_.scratch_bytes = attention_scratch(step_.window * step_.window, channels / 3);
     const std::string side = std::to_string(step_.window);
     step_.text += " " + side + "x" + side + (step_.shift > 0 ? " shifted" : "");
-    start_transformer();
   }
 
   void start_conv2d(const Node& node, int channels) {

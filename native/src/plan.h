@@ -27,8 +27,13 @@ enum class StepKind {
   crop,
   layer_norm,
   gelu,
-  window_attention
+  window_attention,
+  qwindow_attention
 };
+
+inline bool is_attention(StepKind kind) {
+  return kind == StepKind::window_attention || kind == StepKind::qwindow_attention;
+}
 
 // A buffer that several values share, one after the other. Its border is filled once per image size and never written.
 // Each thread has one of its own for values that live within a tile.
@@ -57,9 +62,11 @@ struct Step {
   float gain = 1, levels = 0;
   int upscale = 1;                       // pixel_shuffle
   float epsilon = 0;                     // layer_norm
-  int heads = 0, window = 0, shift = 0;  // window_attention
+  int heads = 0, window = 0, shift = 0;  // attention
   float scale = 0;                       // of its logits, times log2 e
   PositionBias position_bias;
+  QAttentionJob qattention{};  // qwindow_attention: what does not depend on the image
+  AlignedArray<float> softmax_offset;
   size_t scratch_bytes = 0;
   ConvShape shape{};
   PackedConv packed;

@@ -57,7 +57,8 @@ class RunFinder {
       case StepKind::residual:
       case StepKind::layer_norm:
       case StepKind::gelu:
-      case StepKind::window_attention: return true;
+      case StepKind::window_attention:
+      case StepKind::qwindow_attention: return true;
       case StepKind::conv2d:
       case StepKind::qconv2d: {
         const int in = values_[t].in;
@@ -75,8 +76,8 @@ class RunFinder {
     bool worth_it = false;
     for (; end < count() && is_local(first, end); ++end) {
       const StepKind kind = steps_[end].kind;
-      worth_it |= kind == StepKind::window_attention || kind == StepKind::layer_norm || kind == StepKind::gelu;
-      if (kind != StepKind::window_attention) continue;
+      worth_it |= is_attention(kind) || kind == StepKind::layer_norm || kind == StepKind::gelu;
+      if (!is_attention(kind)) continue;
       if (attention >= 0 && other_windows(steps_[attention], steps_[end])) {
         end = cut(attention, end);
         break;

@@ -73,6 +73,7 @@ class Part {
                                         rows);
       case StepKind::gelu: return transformer().gelu({floats_in(), rows, width, epilogue(channels)}, 0, rows);
       case StepKind::window_attention: return attention();
+      case StepKind::qwindow_attention: return qattention();
       default: return;
     }
   }
@@ -99,16 +100,27 @@ class Part {
     return e;
   }
 
-  // The windows of the part, which is one row of them.
   void attention() const {
     const int channels = plan_.slots[step_.in].channels / 3;
     const AttentionJob job{floats_in(), step_.heads, channels / step_.heads, step_.scale, epilogue(channels)};
+    each_window([&](const WindowPart& part) { transformer().attention(job, part, space_.scratch(worker_)); });
+  }
+
+  void qattention() const {
+    QAttentionJob job = step_.qattention;
+    job.in = read(space_.codes(step_.in, region_, worker_));
+    job.epilogue = epilogue(job.heads * job.depth);
+    each_window([&](const WindowPart& part) { transformer().qattention(job, part, space_.scratch(worker_)); });
+  }
+
+  // The windows of the part, which is one row of them.
+  template <class Work>
+  void each_window(Work work) const {
     const int height = static_cast<int>(region_.height);
     for (int64_t x = 0; x < region_.width;) {
       const int64_t beyond = (region_.x + x - step_.shift + step_.window) % step_.window;  // where its window begins
       const int width = static_cast<int>(std::min(step_.window - beyond, region_.width - x));
-      transformer().attention(job, {0, x, width, width * height, step_.position_bias.of(height, width)},
-                              space_.scratch(worker_));
+      work(WindowPart{0, x, width, width * height, step_.position_bias.of(height, width)});
       x += width;
     }
   }

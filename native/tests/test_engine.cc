@@ -52,7 +52,8 @@ class Network {
       std::string stream = last_;
       layer_norm(channels);
       pick(0, 3) ? qconv2d(channels, 3 * channels, false, 1) : conv2d(channels, 3 * channels, 1);
-      attention(heads, depth, window, i % 2 ? pick(0, window - 1) : 0);
+      const int shift = i % 2 ? pick(0, window - 1) : 0;
+      window <= 16 && pick(0, 1) ? qattention(heads, depth, window, shift) : attention(heads, depth, window, shift);
       qconv2d(channels, channels, false, 1);
       add("residual", {stream, last_}, {{"gain", 1.0}}, {});
       stream = last_;
@@ -130,6 +131,27 @@ class Network {
          {"shift", double(shift)},
          {"scale", double(1 / float(depth))}},
         {{"position_bias", floats({span * span, heads})}});
+  }
+
+  // Of codes of any width and zeros; every second time with steps and offsets per channel.
+  void qattention(int heads, int depth, int window, int shift) {
+    const int span = 2 * window - 1, levels = pick(2, 15), most = pick(2, 15), channels = 3 * heads * depth;
+    if (pick(0, 1)) affine(channels);
+    add("quantize", {last_}, {{"inv", pick(0, 1) ? 1.0 : 8.0}, {"levels", double(levels)}},
+        {{"offset", pick(0, 1) ? zeros(channels) : floats({channels})}});
+    add("qwindow_attention", {last_},
+        {{"heads", double(heads)},
+         {"window", double(window)},
+         {"shift", double(shift)},
+         {"query_zero", double(pick(0, levels))},
+         {"key_zero", double(pick(0, levels))},
+         {"value_zero", double(pick(0, levels))},
+         {"score_mul", 0.0625},
+         {"softmax_inv", double(pick(1, 60))},
+         {"softmax_levels", double(most)},
+         {"softmax_zero", double(pick(0, most))},
+         {"mix_mul", 0.125}},
+        {{"position_bias", floats({span * span, heads})}, {"softmax_offset", floats({heads})}});
   }
 
   void conv2d(int channels, int outputs, int kernel = 0) {

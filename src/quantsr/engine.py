@@ -13,6 +13,7 @@ from quantsr import _native
 from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.fast import with_eight_bits
 from quantsr.packing.ops import (
+    ATTENTIONS,
     IMAGE,
     IMAGE_CHANNELS,
     QCONVS,
@@ -248,7 +249,7 @@ def _needed(step: Step, around: Fraction, backwards: bool) -> Fraction:
     op, factor, kernel = step.op, step.inputs[0].factor, step.dims.get("K", 1)
     if op.kind == "pad":
         return around + int(op.attrs["multiple"]) - 1  # what is mirrored
-    if op.kind == "window_attention":
+    if op.kind in ATTENTIONS:
         window, shift = int(op.attrs["window"]), int(op.attrs["shift"])
         inside = shift if backwards else -shift  # where a window ends, seen outwards from the multiple
         return Fraction(_up(around + inside, window) - inside)

@@ -28,12 +28,12 @@ from onnx import TensorProto, helper, numpy_helper
 from quantsr import onnx_transformer
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
+from quantsr.packing.ops import ATTENTIONS, IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
 
 INPUT, OUTPUT = IMAGE, "upscaled"
 QONNX = "qonnx.custom_op.general"  # the domain of Quant
 PLANES, PIXELS = "planes", "pixels"  # layouts of values: (1, C, H, W), and (1, H, W, C) within transformers
-SIZED = ("pad", "crop", "window_attention")  # kinds whose nodes hold the size
+SIZED = ("pad", "crop", *ATTENTIONS)  # kinds whose nodes hold the size
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -108,6 +108,7 @@ class _Graph:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
         self.steps: dict[str, float] = {}  # of each value of codes: the scale
+        self.quantizers = {op.output: op for op in program.ops if op.kind == "quantize"}
         for op in program.ops:
             if op.kind not in _RULES:
                 raise UnknownOp(
@@ -138,7 +139,7 @@ class _Graph:
 
     def is_linear(self, op: Op, program: Program) -> bool:
         """Whether a convolution of single pixels is a linear layer of a transformer."""
-        if op.kind not in ("conv2d", "qconv2d") or all(other.kind != "window_attention" for other in program.ops):
+        if op.kind not in ("conv2d", "qconv2d") or all(other.kind not in ATTENTIONS for other in program.ops):
             return False
         return int(op.attrs.get("kernel") or self.tensors[op.tensors["weight"]].shape[1]) == 1
 
@@ -219,7 +220,9 @@ class _Graph:
         self.made(op, PIXELS)
 
     def quantize(self, op: Op) -> None:
-        """Codes and back: the value named like the codes is (a - zero) * step."""
+        """Codes and back: the value named like the codes is (a - zero) * step. Attention makes its own."""
+        if op.output not in self.zeros:
+            return
         zero, levels, inv = self.zeros[op.output], int(op.attrs["levels"]), float(op.attrs["inv"])
         step = np.float32(1 / abs(inv))
         layout = PIXELS if op.output in self.on_pixels else PLANES
@@ -229,18 +232,22 @@ class _Graph:
         offset = self.tensors[op.tensors["offset"]].astype(np.float64) - zero
         value = self.plus(value, (offset / abs(inv)).astype(np.float32), f"{name}.shifted", layout)
         self.made(op, layout)
-        self.steps[name], scale = float(step), self.constant(f"{name}.step", step)
-        bits = levels.bit_length()
+        self.steps[name] = float(step)
+        self.rounded(value, step, zero, levels, name)
+
+    def rounded(self, value: str, step: np.float32, zero: int, levels: int, name: str) -> str:
+        """To the nearest of -zero .. levels - zero steps."""
+        bits, scale = levels.bit_length(), self.constant(f"{name}.step", step)
         if self.style.act is not None or levels < 2**bits - 1:
             value = self.clip(value, np.float32(-zero * step), np.float32((levels - zero) * step), name)
         if self.style.act is None:
             signed = zero == 2 ** (bits - 1)
             origin = self.constant(f"{name}.zero", np.float32(0 if signed else zero))
             self.quant([value, scale, origin], name, bits, signed=signed)
-            return
+            return name
         grid = [scale, self.constant(f"{name}.zero", np.asarray(zero).astype(self.style.act))]
         value = self.node("QuantizeLinear", [value, *grid], f"{name}.codes")
-        self.node("DequantizeLinear", [value, *grid], name)
+        return self.node("DequantizeLinear", [value, *grid], name)
 
     def clip(self, value: str, low: np.float32, high: np.float32, name: str) -> str:
         least, most = self.constant(f"{name}.low", low), self.constant(f"{name}.high", high)
@@ -295,6 +302,16 @@ class _Graph:
         onnx_transformer.attention(self, value, op, self.padded, table)
         self.made(op, PIXELS)
 
+    def qwindow_attention(self, op: Op) -> None:
+        assert self.padded is not None
+        quantizer = self.quantizers[op.inputs[0]]
+        value = self.turn(quantizer.inputs[0], PIXELS)
+        value = self.times(value, np.float32(quantizer.attrs["inv"]), f"{op.output}.steps", PIXELS)
+        value = self.plus(value, self.tensors[quantizer.tensors["offset"]], f"{op.output}.moved", PIXELS)
+        tensors = {role: self.tensors[name] for role, name in op.tensors.items()}
+        onnx_transformer.code_attention(self, value, op, self.padded, int(quantizer.attrs["levels"]), tensors)
+        self.made(op, PIXELS)
+
 
 _RULES = {
     "affine": _Graph.affine,
@@ -310,6 +327,7 @@ _RULES = {
     "layer_norm": _Graph.layer_norm,
     "gelu": _Graph.gelu,
     "window_attention": _Graph.window_attention,
+    "qwindow_attention": _Graph.qwindow_attention,
 }
 
 

@@ -1,7 +1,7 @@
 """ONNX nodes for what transformers add. Values of their layers are (1, H, W, C), so that linear layers are MatMuls."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ class Graph(Protocol):
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str: ...
     def constant(self, name: str, array: Any) -> str: ...
+    def rounded(self, value: str, step: np.float32, zero: int, levels: int, name: str) -> str: ...
 
 
 def pad(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> None:
@@ -47,6 +48,55 @@ def gelu(graph: Graph, value: str, op: Op) -> None:
 
 def attention(graph: Graph, value: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> None:
     """size: padded; table: the position biases."""
+    name = op.output
+    q, k, v = _parts(graph, value, op, size)
+    q = graph.node("Mul", [q, graph.constant(f"{name}.scale", np.float32(op.attrs["scale"]))], f"{name}.scaled")
+    products = graph.node("MatMul", [q, _turned(graph, k, name)], f"{name}.products")
+    weights = _softmax(graph, products, op, size, table)
+    _joined(graph, graph.node("MatMul", [weights, v], f"{name}.mixed"), op, size)
+
+
+def code_attention(
+    graph: Graph, value: str, op: Op, size: tuple[int, int], levels: int, tensors: Mapping[str, NDArray[Any]]
+) -> None:
+    """The same of what is to be rounded to codes 0 .. levels; all four factors are, in steps of 1."""
+    name, one = op.output, np.float32(1)
+
+    def rounded(value: str, part: str, most: int) -> str:
+        zero = int(op.attrs[f"{part}_zero"])
+        if zero:
+            less = graph.constant(f"attention.less.{zero}", np.float32(-zero))
+            value = graph.node("Add", [value, less], f"{name}.{part}.centred")
+        return graph.rounded(value, one, zero, most, f"{name}.{part}")
+
+    def times(value: str, factor: str, output: str) -> str:
+        return graph.node("Mul", [value, graph.constant(f"{name}.{factor}", np.float32(op.attrs[factor]))], output)
+
+    parts = zip(_parts(graph, value, op, size), ("query", "key", "value"), strict=True)
+    q, k, v = (rounded(part, which, levels) for part, which in parts)
+    products = times(
+        graph.node("MatMul", [q, _turned(graph, k, name)], f"{name}.sums"), "score_mul", f"{name}.products"
+    )
+    weights = times(_softmax(graph, products, op, size, tensors["position_bias"]), "softmax_inv", f"{name}.steps_of")
+    offset = graph.constant(f"{name}.softmax_offset", tensors["softmax_offset"][None, :, None, None])
+    weights = rounded(
+        graph.node("Add", [weights, offset], f"{name}.moved_by"), "softmax", int(op.attrs["softmax_levels"])
+    )
+    if op.attrs["shift"]:  # an offset gives even a weight of 0 a code
+        (height, width), window, shift = size, int(op.attrs["window"]), int(op.attrs["shift"])
+        seen = (_hidden(height, width, window, shift)[:, None] == 0).astype(np.float32)
+        mask = graph.constant(f"attention.seen.{window}.{shift}.{height}.{width}", seen)
+        weights = graph.node("Mul", [weights, mask], f"{name}.visible")
+    mixed = graph.node("MatMul", [weights, v], f"{name}.mixed_sums")
+    _joined(graph, times(mixed, "mix_mul", f"{name}.mixed"), op, size)
+
+
+def _turned(graph: Graph, keys: str, name: str) -> str:
+    return graph.node("Transpose", [keys], f"{name}.keys", perm=[0, 1, 3, 2])
+
+
+def _parts(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> tuple[str, str, str]:
+    """Queries, keys and values: (windows, heads, T, D)."""
     (height, width), name = size, op.output
     window, shift, heads = (int(op.attrs[key]) for key in ("window", "shift", "heads"))
     down, across, pixels = height // window, width // window, window**2
@@ -58,17 +108,25 @@ def attention(graph: Graph, value: str, op: Op, size: tuple[int, int], table: ND
         graph.node("Gather", [value, graph.constant(f"attention.{i}", np.array(i))], f"{name}.{part}", axis=0)
         for i, part in enumerate("qkv")
     )
-    q = graph.node("Mul", [q, graph.constant(f"{name}.scale", np.float32(op.attrs["scale"]))], f"{name}.scaled")
-    k = graph.node("Transpose", [k], f"{name}.keys", perm=[0, 1, 3, 2])
-    logits = graph.node("MatMul", [q, k], f"{name}.products")
+    return q, k, v
+
+
+def _softmax(graph: Graph, products: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> str:
+    (height, width), name, window, shift = size, op.output, int(op.attrs["window"]), int(op.attrs["shift"])
     bias = graph.constant(f"{name}.bias", table[_pairs(window)].transpose(2, 0, 1)[None])
-    logits = graph.node("Add", [logits, bias], f"{name}.logits")
+    logits = graph.node("Add", [products, bias], f"{name}.logits")
     if shift:
         mask = f"attention.mask.{window}.{shift}.{height}.{width}"
         hidden = graph.constant(mask, _hidden(height, width, window, shift)[:, None])
         logits = graph.node("Add", [logits, hidden], f"{name}.masked")
-    weights = graph.node("Softmax", [logits], f"{name}.weights", axis=-1)
-    mixed = graph.node("MatMul", [weights, v], f"{name}.mixed")
+    return graph.node("Softmax", [logits], f"{name}.weights", axis=-1)
+
+
+def _joined(graph: Graph, mixed: str, op: Op, size: tuple[int, int]) -> None:
+    """(windows, heads, T, D) to an image, rolled back."""
+    (height, width), name = size, op.output
+    window, shift, heads = (int(op.attrs[key]) for key in ("window", "shift", "heads"))
+    down, across = height // window, width // window
     mixed = _reshaped(graph, mixed, f"{name}.apart", (down, across, heads, window, window, -1))
     mixed = graph.node("Transpose", [mixed], f"{name}.joined", perm=[0, 3, 1, 4, 2, 5])
     mixed = _reshaped(graph, mixed, f"{name}.image", (1, height, width, -1))

@@ -46,7 +46,7 @@ def run_all(program: Program, tensors: Tensors, image: np.ndarray) -> dict[str, 
 
 
 def step(op: Op, inputs: Sequence[np.ndarray], tensors: Tensors) -> np.ndarray:
-    """One op on given inputs, each (H, W, C): float32, or uint8 codes for qconv2d. Returns float32, or codes."""
+    """One op on given inputs, each (H, W, C): float32, or uint8 codes where it reads them. Returns the same."""
     with np.errstate(over="ignore", invalid="ignore"):
         return STEPS[op.kind](op, {role: tensors[name] for role, name in op.tensors.items()}, *inputs)
 
@@ -57,6 +57,19 @@ def accumulate(codes: np.ndarray, weights: np.ndarray, zero: int) -> np.ndarray:
     A float64 matmul of integers is exact in any order while sums stay below 2**53; here they stay below 2**31.
     """
     return _conv(codes.astype(np.float64) - zero, weights.astype(np.float64)).astype(np.int32)
+
+
+def accumulate_scores(op: Op, codes: np.ndarray) -> np.ndarray:
+    """Of a qwindow_attention: sum (q - zero)*(k - zero) of uint8 (H, W, 3C) -> int32 (windows, heads, T, T), exact."""
+    q, k, _ = _heads(op, codes).astype(np.float64)
+    q, k = q - op.attrs["query_zero"], k - op.attrs["key_zero"]
+    return (q @ k.swapaxes(2, 3)).astype(np.int32)
+
+
+def accumulate_mixture(op: Op, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The same of weights and values: uint8 (H, W, 3C), (windows, heads, T, T) -> int32 (windows, heads, T, D)."""
+    v = _heads(op, codes)[2].astype(np.float64) - op.attrs["value_zero"]
+    return ((weights.astype(np.float64) - op.attrs["softmax_zero"]) @ v).astype(np.int32)
 
 
 def _affine(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
@@ -93,8 +106,11 @@ def _edges(size: int) -> tuple[slice, slice, slice]:
 
 
 def _quantize(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    v = _positive(x * np.float32(op.attrs["inv"]) + tensors["offset"])
-    return np.rint(np.minimum(v, np.float32(op.attrs["levels"]))).astype(np.uint8)
+    return _codes(x * np.float32(op.attrs["inv"]) + tensors["offset"], int(op.attrs["levels"]))
+
+
+def _codes(x: np.ndarray, levels: int) -> np.ndarray:
+    return np.rint(np.minimum(_positive(x), np.float32(levels))).astype(np.uint8)
 
 
 def _qconv2d(op: Op, tensors: Tensors, a: np.ndarray) -> np.ndarray:
@@ -153,24 +169,57 @@ def _gelu(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
 
 
 def _window_attention(op: Op, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    window, shift, heads = (int(op.attrs[name]) for name in ("window", "shift", "heads"))
-    (h, w, _), depth = x.shape, x.shape[2] // (3 * heads)
-    x = _windows(np.roll(x, (-shift, -shift), (0, 1)), window)  # (windows, T, 3C)
-    q, k, v = x.reshape(*x.shape[:2], 3, heads, depth).transpose(2, 0, 3, 1, 4)  # (windows, heads, T, D)
+    q, k, v = _heads(op, x)  # (windows, heads, T, D)
     q = q * (np.float32(op.attrs["scale"]) * exact.LOG2_E)
-    bias = (tensors["position_bias"] * exact.LOG2_E)[_pairs(window)].transpose(2, 0, 1)  # (heads, T, T)
-    logits = np.broadcast_to(bias, (*q.shape[:3], q.shape[2]))  # (windows, heads, T, T), in powers of two
-    for i in range(depth):
+    logits = np.broadcast_to(_biases(op, tensors), (*q.shape[:3], q.shape[2]))
+    for i in range(q.shape[3]):
         logits = fma(q[..., :, None, i], k[..., None, :, i], logits)
-    seen = _seen(h, w, window, shift)[:, None]
+    seen = _seen_by(op, x)
     weights = _weights(logits, seen)
-    total, mixed = np.zeros((*q.shape[:3], 1), np.float32), np.zeros(q.shape, np.float32)
+    mixed = np.zeros(q.shape, np.float32)
     for j in range(q.shape[2]):
-        total = total + weights[..., j, None]
         mixed = np.where(seen[..., j, None], fma(weights[..., j, None], v[..., None, j, :], mixed), mixed)
-    mixed = mixed * (np.float32(1) / total)  # (windows, heads, T, D)
-    mixed = mixed.transpose(0, 2, 1, 3).reshape(h // window, w // window, window, window, heads * depth)
+    return _image_of(op, mixed * (np.float32(1) / _total(weights)), x)
+
+
+def _qwindow_attention(op: Op, tensors: Tensors, a: np.ndarray) -> np.ndarray:
+    scale = np.float32(op.attrs["score_mul"]) * exact.LOG2_E
+    logits = fma(accumulate_scores(op, a).astype(np.float32), scale, _biases(op, tensors))
+    seen = _seen_by(op, a)
+    weights = _weights(logits, seen)
+    factor = np.float32(op.attrs["softmax_inv"]) / _total(weights)
+    offset = tensors["softmax_offset"][:, None, None]
+    codes = _codes(fma(weights, factor, offset), int(op.attrs["softmax_levels"]))
+    codes = np.where(seen, codes, np.uint8(op.attrs["softmax_zero"]))
+    return _image_of(op, accumulate_mixture(op, a, codes).astype(np.float32) * np.float32(op.attrs["mix_mul"]), a)
+
+
+def _heads(op: Op, x: np.ndarray) -> np.ndarray:
+    """Queries, keys and values of the rolled image: (3, windows, heads, T, D)."""
+    window, shift, heads = (int(op.attrs[name]) for name in ("window", "shift", "heads"))
+    x = _windows(np.roll(x, (-shift, -shift), (0, 1)), window)  # (windows, T, 3C)
+    return x.reshape(*x.shape[:2], 3, heads, -1).transpose(2, 0, 3, 1, 4)
+
+
+def _image_of(op: Op, mixed: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """(windows, heads, T, D) rolled back to (H, W, C), as large as x."""
+    window, shift = int(op.attrs["window"]), int(op.attrs["shift"])
+    h, w, _ = x.shape
+    mixed = mixed.transpose(0, 2, 1, 3).reshape(h // window, w // window, window, window, -1)
     return np.roll(mixed.swapaxes(1, 2).reshape(h, w, -1), (shift, shift), (0, 1))
+
+
+def _biases(op: Op, tensors: Tensors) -> np.ndarray:
+    """In powers of two, as logits are: (heads, T, T)."""
+    return (tensors["position_bias"] * exact.LOG2_E)[_pairs(int(op.attrs["window"]))].transpose(2, 0, 1)
+
+
+def _total(weights: np.ndarray) -> np.ndarray:
+    """Sums in the order of pixels: (windows, heads, T, 1)."""
+    total = np.zeros((*weights.shape[:3], 1), np.float32)
+    for j in range(weights.shape[3]):
+        total = total + weights[..., j, None]
+    return total
 
 
 def _weights(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -191,11 +240,12 @@ def _pairs(side: int) -> np.ndarray:
     return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
 
 
-def _seen(height: int, width: int, side: int, shift: int) -> np.ndarray:
-    """Which pairs of pixels of a window lie on the same side of the image's border: (windows, T, T)."""
-    beyond = [np.arange(size) >= size - shift for size in (height, width)]
-    part = _windows((2 * beyond[0][:, None] + beyond[1])[..., None], side)[..., 0]  # (windows, T)
-    return part[:, :, None] == part[:, None, :]
+def _seen_by(op: Op, x: np.ndarray) -> np.ndarray:
+    """Which pairs of pixels of a window lie on the same side of the image's border: (windows, 1, T, T)."""
+    beyond = [np.arange(size) >= size - int(op.attrs["shift"]) for size in x.shape[:2]]
+    part = 2 * beyond[0][:, None] + beyond[1]
+    part = _windows(part[..., None], int(op.attrs["window"]))[:, None, :, 0]  # (windows, 1, T)
+    return part[..., :, None] == part[..., None, :]
 
 
 STEPS: dict[str, Callable[..., np.ndarray]] = {
@@ -214,6 +264,7 @@ STEPS: dict[str, Callable[..., np.ndarray]] = {
     "layer_norm": _layer_norm,
     "gelu": _gelu,
     "window_attention": _window_attention,
+    "qwindow_attention": _qwindow_attention,
 }
 
 

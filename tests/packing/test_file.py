@@ -191,7 +191,7 @@ def test_other_files(data):
 def test_other_versions():
     data = smallest()
     with pytest.raises(VersionError, match="Update quantsr"):
-        loads(data.replace(b'"version":"1"', b'"version":"3"'))
+        loads(data.replace(b'"version":"1"', b'"version":"4"'))
 
 
 @pytest.mark.parametrize(

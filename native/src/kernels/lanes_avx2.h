@@ -10,6 +10,7 @@ struct LanesAvx2 {
   static constexpr int kLanes = 8;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   __m256 v;
 
   LanesAvx2() = default;
@@ -69,6 +70,36 @@ struct LanesAvx2 {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(levels), f[i].v));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow4_avx2(q[0], q[1], q[2], q[3]));
+  }
+
+  // Integers, see lanes_ref.h.
+  using Ints = __m256i;
+  using Sums = __m256i;  // two of 16 bits in each lane: 64 times 2 * 15 * 15 < 2^15
+  static Ints ints(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static Ints load_ints(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store_ints(Ints x, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static Sums begin(Ints) { return _mm256_setzero_si256(); }
+  // In assembler, because GCC 12 takes many products at once and spills the sums.
+  static Sums dot(Sums sums, Ints bytes, uint32_t word) {
+    __m256i products;
+    asm("vpmaddubsw %2, %3, %1\n\tvpaddw %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(bytes), "x"(ints(word)));
+    return sums;
+  }
+  static Ints total(Sums sums, Ints ahead) {
+    return _mm256_sub_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), ahead);
+  }
+  static LanesAvx2 floats(Ints x) { return LanesAvx2(_mm256_cvtepi32_ps(x)); }
+  static Ints codes(LanesAvx2 f, float levels) {
+    const __m256i q = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(levels), f.v));
+    return _mm256_max_epi32(q, _mm256_setzero_si256());
+  }
+  static Ints word(const Ints (&codes)[4]) {
+    const __m256i low = _mm256_or_si256(codes[0], _mm256_slli_epi32(codes[1], 8));
+    const __m256i high = _mm256_or_si256(codes[2], _mm256_slli_epi32(codes[3], 8));
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+  }
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    return _mm256_and_si256(_mm256_sub_epi8(bytes, ints(zero * 0x01010101)), ints(mask));
   }
 };
 

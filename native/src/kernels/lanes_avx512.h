@@ -1,6 +1,7 @@
 // 16 floats. Only for files compiled with AVX-512 F, BW, VL.
 #pragma once
 
+#include "kernels/dot_avx512vnni.h"
 #include "kernels/epilogue_avx512.h"
 
 namespace quantsr {
@@ -10,6 +11,7 @@ struct LanesAvx512 {
   static constexpr int kLanes = 16;
   static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 8;  // of queries of a pixel that attention on codes holds in registers
   __m512 v;
 
   LanesAvx512() = default;
@@ -77,6 +79,33 @@ struct LanesAvx512 {
       q[i] = _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
     _mm512_storeu_si512(to, narrow4_avx512(q[0], q[1], q[2], q[3]));
+  }
+
+  // Integers, see lanes_ref.h.
+  using Ints = __m512i;
+  using Sums = __m512i;
+  static Ints ints(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static Ints load_ints(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static void store_ints(Ints x, uint32_t* p) { _mm512_storeu_si512(p, x); }
+  static Sums begin(Ints ahead) { return _mm512_sub_epi32(_mm512_setzero_si512(), ahead); }
+  static Sums dot(Sums sums, Ints bytes, uint32_t word) {
+    dot4_vnni(sums, ints(word), bytes);
+    return sums;
+  }
+  static Ints total(Sums sums, Ints) { return sums; }
+  static LanesAvx512 floats(Ints x) { return LanesAvx512(_mm512_cvtepi32_ps(x)); }
+  static Ints codes(LanesAvx512 f, float levels) {
+    const __m512 v = _mm512_min_ps(_mm512_set1_ps(levels), f.v);
+    const __m512i q = _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return _mm512_max_epi32(q, _mm512_setzero_si512());
+  }
+  static Ints word(const Ints (&codes)[4]) {
+    const __m512i low = _mm512_or_si512(codes[0], _mm512_slli_epi32(codes[1], 8));
+    const __m512i high = _mm512_or_si512(codes[2], _mm512_slli_epi32(codes[3], 8));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  }
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    return _mm512_and_si512(_mm512_sub_epi8(bytes, ints(zero * 0x01010101)), ints(mask));
   }
 };
 

@@ -10,6 +10,7 @@ struct LanesNeon {
   static constexpr int kLanes = 4;
   static constexpr int kBlock = 2;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 2;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   float32x4_t v;
 
   LanesNeon() = default;
@@ -61,6 +62,31 @@ struct LanesNeon {
   }
   static void store_codes(uint8_t* to, const LanesNeon (&f)[4], float levels) {
     for (int i = 0; i < 4; ++i) store_codes(to + 4 * i, f[i], levels);
+  }
+
+  // Integers, see lanes_ref.h.
+  using Ints = uint32x4_t;
+  using Sums = int32x4_t;
+  static Ints ints(uint32_t x) { return vdupq_n_u32(x); }
+  static Ints load_ints(const uint32_t* p) { return vld1q_u32(p); }
+  static void store_ints(Ints x, uint32_t* p) { vst1q_u32(p, x); }
+  static Sums begin(Ints ahead) { return vnegq_s32(vreinterpretq_s32_u32(ahead)); }
+  static Sums dot(Sums sums, Ints bytes, uint32_t word) {  // of signed bytes, as the word's are below 128 or meet a 0
+    return vdotq_s32(sums, vreinterpretq_s8_u32(bytes), vreinterpretq_s8_u32(ints(word)));
+  }
+  static Ints total(Sums sums, Ints) { return vreinterpretq_u32_s32(sums); }
+  static LanesNeon floats(Ints x) { return LanesNeon(vcvtq_f32_s32(vreinterpretq_s32_u32(x))); }
+  static Ints codes(LanesNeon f, float levels) {
+    return vreinterpretq_u32_s32(vcvtnq_s32_f32(vminq_f32(relu_neon(f.v), vdupq_n_f32(levels))));
+  }
+  static Ints word(const Ints (&codes)[4]) {
+    const uint32x4_t low = vorrq_u32(codes[0], vshlq_n_u32(codes[1], 8));
+    const uint32x4_t high = vorrq_u32(codes[2], vshlq_n_u32(codes[3], 8));
+    return vorrq_u32(low, vshlq_n_u32(high, 16));
+  }
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    const uint8x16_t zeros = vdupq_n_u8(static_cast<uint8_t>(zero));
+    return vandq_u32(vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(bytes), zeros)), ints(mask));
   }
 };
 

@@ -14,6 +14,7 @@ struct LanesRef {
   static constexpr int kLanes = 1;
   static constexpr int kBlock = 1;  // vectors of pixels that attention takes at once
   static constexpr int kRows = 1;   // and pixels that these see
+  static constexpr int kWords = 4;  // of queries of a pixel that attention on codes holds in registers
   float v;
 
   LanesRef() = default;
@@ -46,6 +47,33 @@ struct LanesRef {
   static void store_codes(uint8_t* to, LanesRef f, float levels) { *to = quantize_ref(f.v, 1.0f, 0.0f, levels); }
   static void store_codes(uint8_t* to, const LanesRef (&f)[4], float levels) {
     for (int i = 0; i < 4; ++i) store_codes(to + i, f[i], levels);
+  }
+
+  using Ints = int32_t;  // of 32 bits, or four bytes each
+  using Sums = int32_t;  // of products of bytes
+  static Ints ints(uint32_t x) { return static_cast<int32_t>(x); }
+  static Ints load_ints(const uint32_t* p) { return ints(*p); }
+  static void store_ints(Ints x, uint32_t* p) { *p = static_cast<uint32_t>(x); }
+  // Sums that `total` makes `ahead` smaller than what is added to them.
+  static Sums begin(Ints ahead) { return -ahead; }
+  // Adds the products of four signed bytes, at most 15 in size, and the unsigned ones of a word, at most 15 as well
+  // where the others are not 0; at most 64 times before `total`.
+  static Sums dot(Sums sums, Ints bytes, uint32_t word) {
+    for (int i = 0; i < 4; ++i)
+      sums += static_cast<int8_t>(static_cast<uint32_t>(bytes) >> 8 * i) * static_cast<uint8_t>(word >> 8 * i);
+    return sums;
+  }
+  static Ints total(Sums sums, Ints) { return sums; }
+  static LanesRef floats(Ints x) { return LanesRef(static_cast<float>(x)); }
+  // Codes of what is scaled already.
+  static Ints codes(LanesRef f, float levels) { return quantize_ref(f.v, 1.0f, 0.0f, levels); }
+  // Four codes as bytes, the first one lowest.
+  static Ints word(const Ints (&codes)[4]) { return codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24; }
+  // Each byte less `zero`, of those in the mask; the others become 0.
+  static Ints less(Ints bytes, uint32_t zero, uint32_t mask) {
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) result |= (((static_cast<uint32_t>(bytes) >> 8 * i) - zero) & 255) << 8 * i;
+    return ints(result & mask);
   }
 };
 

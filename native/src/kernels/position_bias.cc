@@ -43,4 +43,14 @@ size_t attention_scratch(int pixels, int channels) {
          (2 * whole * padded + 2 * kPixelLanes * padded) * sizeof(float);
 }
 
+size_t qattention_scratch(int pixels, int heads, int depth) {
+  // As in qattention_vector.h: results and logits; queries and values, four to a word; weights likewise; where the
+  // pixels and their biases lie.
+  const size_t padded = static_cast<size_t>(padded_pixels(pixels)), whole = (heads * depth + 15) / 16 * 16;
+  const size_t words = (pixels + 3) / 4;
+  return (whole * padded + 2 * kPixelLanes * padded) * sizeof(float) +
+         (heads * ((depth + 3) / 4) * padded + words * whole + words * 2 * kPixelLanes) * sizeof(uint32_t) +
+         padded * (sizeof(const uint8_t*) + sizeof(int64_t));
+}
+
 }  // namespace quantsr

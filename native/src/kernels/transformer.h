@@ -1,5 +1,6 @@
-// The interface of the ops of transformers: layer_norm, gelu and window_attention. Results go to `out` and `codes` of
-// an Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of operations.
+// The interface of the ops of transformers: layer_norm, gelu, window_attention and qwindow_attention. Results go to
+// `out` and `codes` of an Epilogue, which has neither relu nor skip. Docs: numerics.md, which defines each order of
+// operations.
 #pragma once
 
 #include <cstddef>
@@ -43,6 +44,20 @@ struct AttentionJob {
   Epilogue epilogue;     // its views begin where `in` does
 };
 
+// Attention of the pixels of one window, from codes and with both products of codes.
+struct QAttentionJob {
+  View<const uint8_t> in;  // queries, keys and values
+  int heads, depth;        // depth: channels of a head
+  uint32_t query_zero, key_zero, value_zero;
+  float scale;  // of a product of codes of queries and keys, times log2 e
+  // Quantizer of what the softmax gives.
+  float inv, levels;
+  uint32_t softmax_zero;
+  const float* offset;  // one per head
+  float mul;            // of a product of its codes and those of values
+  Epilogue epilogue;    // its views begin where `in` does
+};
+
 // The position biases of a layer times log2 e, for windows that are whole and those that the image's border cuts. The
 // biases of all pixels p of a height x width window towards a pixel of row y and column x lie side by side, and those
 // towards other rows of column x begin `width` floats earlier or later, because a bias depends on distance alone:
@@ -70,6 +85,7 @@ class PositionBias {
 using RunNorm = void (*)(const NormJob&, int64_t first, int64_t last);
 using RunGelu = void (*)(const GeluJob&, int64_t first, int64_t last);
 using RunAttention = void (*)(const AttentionJob&, const WindowPart&, std::byte* scratch);
+using RunQAttention = void (*)(const QAttentionJob&, const WindowPart&, std::byte* scratch);
 
 struct TransformerKernels {
   const char* name;
@@ -77,6 +93,7 @@ struct TransformerKernels {
   RunNorm layer_norm;
   RunGelu gelu;
   RunAttention attention;
+  RunQAttention qattention;
 };
 
 // kernels/dispatch.cc
@@ -84,6 +101,7 @@ const TransformerKernels& transformer_kernels(Isa isa);
 
 // Bytes of scratch for a window of so many pixels, 64-byte aligned.
 size_t attention_scratch(int pixels, int channels);
+size_t qattention_scratch(int pixels, int heads, int depth);
 
 // One per instruction set, in the files transformer_*.cc.
 extern const TransformerKernels kTransformerRef, kTransformerAvx2, kTransformerAvx512, kTransformerNeon;

@@ -1,9 +1,9 @@
 #include "kernels/lanes_neon.h"
-#include "kernels/transformer_vector.h"
+#include "kernels/qattention_vector.h"
 
 namespace quantsr {
 
-const TransformerKernels kTransformerNeon{"neon", Isa::neon, norm_rows<LanesNeon>, gelu_rows<LanesNeon>,
-                                          attention<LanesNeon>};
+const TransformerKernels kTransformerNeon{
+    "neon", Isa::neon, norm_rows<LanesNeon>, gelu_rows<LanesNeon>, attention<LanesNeon>, qattention<LanesNeon>};
 
 }  // namespace quantsr

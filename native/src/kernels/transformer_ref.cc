@@ -1,9 +1,9 @@
 #include "kernels/lanes_ref.h"
-#include "kernels/transformer_vector.h"
+#include "kernels/qattention_vector.h"
 
 namespace quantsr {
 
-const TransformerKernels kTransformerRef{"ref", Isa::ref, norm_rows<LanesRef>, gelu_rows<LanesRef>,
-                                         attention<LanesRef>};
+const TransformerKernels kTransformerRef{
+    "ref", Isa::ref, norm_rows<LanesRef>, gelu_rows<LanesRef>, attention<LanesRef>, qattention<LanesRef>};
 
 }  // namespace quantsr

@@ -203,8 +203,24 @@ struct Window {
   int64_t padded;
 };
 
+inline int64_t padded_pixels(int64_t pixels) { return (pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes; }
+
+// Where the pixels of a window begin, and the biases towards them; padding repeats the last pixel.
+template <class T>
+void place(const View<const T>& in, const WindowPart& part, int64_t padded, const T** pixels, int64_t* biases) {
+  const int height = part.pixels / part.width;
+  const int64_t stride = PositionBias::stride(height, part.width);
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < part.width; ++x) biases[y * part.width + x] = x * stride + (height - 1 - y) * part.width;
+  const T* row = in.origin + part.y * in.row_stride + part.x * in.pixel_stride;
+  int64_t p = 0;
+  for (; p < part.pixels; row += in.row_stride)
+    for (int x = 0; x < part.width; ++x) pixels[p++] = row + x * in.pixel_stride;
+  for (; p < padded; ++p) pixels[p] = pixels[p - 1];
+}
+
 inline Window window_of(const AttentionJob& job, const WindowPart& part, std::byte* scratch) {
-  const int64_t padded = (part.pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes;
+  const int64_t padded = padded_pixels(part.pixels);
   const int64_t channels = (job.heads * job.depth + 15) / 16 * 16;
   Window w{};
   w.padded = padded;
@@ -213,15 +229,7 @@ inline Window window_of(const AttentionJob& job, const WindowPart& part, std::by
   w.logits = w.mixed + channels * padded;
   w.pixels = reinterpret_cast<const float**>(w.logits + 2 * kPixelLanes * padded);
   w.biases = reinterpret_cast<int64_t*>(w.pixels + padded);
-  const int height = part.pixels / part.width;
-  const int64_t stride = PositionBias::stride(height, part.width);
-  for (int y = 0; y < height; ++y)
-    for (int x = 0; x < part.width; ++x) w.biases[y * part.width + x] = x * stride + (height - 1 - y) * part.width;
-  const float* row = job.in.origin + part.y * job.in.row_stride + part.x * job.in.pixel_stride;
-  int64_t p = 0;
-  for (; p < part.pixels; row += job.in.row_stride)
-    for (int x = 0; x < part.width; ++x) w.pixels[p++] = row + x * job.in.pixel_stride;
-  for (; p < padded; ++p) w.pixels[p] = w.pixels[p - 1];
+  place(job.in, part, padded, w.pixels, w.biases);
   return w;
 }
 
@@ -317,13 +325,13 @@ void add_products(const Seen& b, const float* queries, int64_t key, const float*
   for (int v = 0; v < P; ++v) most[v] = products.most[v];
 }
 
-// Logits to weights; returns 1 / their sums.
+// Logits of `count` pixels that are seen to weights, and their sums.
 template <class F, int P>
-void weigh(const Seen& b, const F (&most)[P], float* logits, F (&inverse)[P]) {
+void weigh(int count, const F (&most)[P], float* logits, F (&sums)[P]) {
   F total[P];
 #pragma GCC unroll 2
   for (int v = 0; v < P; ++v) total[v] = F(0.0f);
-  for (int r = 0; r < b.count; ++r)
+  for (int r = 0; r < count; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < P; ++v) {
       float* at = logits + (r * P + v) * F::kLanes;
@@ -332,7 +340,7 @@ void weigh(const Seen& b, const F (&most)[P], float* logits, F (&inverse)[P]) {
       e.store(at);
     }
 #pragma GCC unroll 2
-  for (int v = 0; v < P; ++v) inverse[v] = F(1.0f) / total[v];
+  for (int v = 0; v < P; ++v) sums[v] = total[v];
 }
 
 // mixed[c][p] = sum of weights times values, N channels.
@@ -383,7 +391,9 @@ void attend(const AttentionJob& job, const WindowPart& part, const Window& w, in
     add_products<F, P, decltype(group)::value>(b, w.queries + (channel + first) * w.padded + p,
                                                channels + channel + first, first == 0 ? bias : nullptr, w.logits, most);
   });
-  weigh<F, P>(b, most, w.logits, inverse);
+  weigh<F, P>(b.count, most, w.logits, inverse);
+#pragma GCC unroll 2
+  for (int v = 0; v < P; ++v) inverse[v] = F(1.0f) / inverse[v];
   each_group(job.depth, [&](auto group, int first) {
     mix<F, P, decltype(group)::value>(b, w.logits, 2 * channels + channel + first, inverse,
                                       w.mixed + (channel + first) * w.padded + p);
@@ -392,13 +402,12 @@ void attend(const AttentionJob& job, const WindowPart& part, const Window& w, in
 
 // Results to the image, kLanes channels of kLanes pixels at a time.
 template <class F>
-void scatter(const AttentionJob& job, const WindowPart& part, const Window& w) {
-  const Epilogue& e = job.epilogue;
+void scatter(const Epilogue& e, const WindowPart& part, const float* mixed, int64_t padded) {
   for (int64_t p = 0; p < part.pixels; p += F::kLanes)
     for (int c = 0; c < e.channels; c += F::kLanes) {
       F rows[F::kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < F::kLanes; ++i) rows[i] = F::load(w.mixed + (c + i) * w.padded + p);
+      for (int i = 0; i < F::kLanes; ++i) rows[i] = F::load(mixed + (c + i) * padded + p);
       F::transpose(rows);
       for (int i = 0; i < F::kLanes && p + i < part.pixels; ++i) {
         const Target to = target(e, part.y + (p + i) / part.width, part.x + (p + i) % part.width);
@@ -417,7 +426,7 @@ void attention(const AttentionJob& job, const WindowPart& part, std::byte* scrat
     for (; p + F::kBlock * F::kLanes <= w.padded; p += F::kBlock * F::kLanes) attend<F, F::kBlock>(job, part, w, h, p);
     for (; p < part.pixels; p += F::kLanes) attend<F, 1>(job, part, w, h, p);
   }
-  scatter<F>(job, part, w);
+  scatter<F>(job.epilogue, part, w.mixed, w.padded);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from quantsr import reference
 from quantsr.bench import random_network
 from quantsr.packing.collapse import collapse_tail
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, QCONVS, Op, Program
+from quantsr.packing.ops import ATTENTIONS, IMAGE, IMAGE_CHANNELS, QCONVS, Op, Program
 
 PARTS = ("layer", "body", "network")
 TAILS = ("as-is", "collapsed")
@@ -114,7 +114,7 @@ def _needed_for(value: str, ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 def has_size(part: Part) -> bool:
     """Whether it is a transformer, of which other runtimes get a graph of one size."""
-    return any(op.kind == "window_attention" for op in part.program.ops)
+    return any(op.kind in ATTENTIONS for op in part.program.ops)
 
 
 def macs(part: Part, pixels: int) -> int:
@@ -124,7 +124,7 @@ def macs(part: Part, pixels: int) -> int:
         own = factor[op.inputs[0]]
         factor[op.output] = own * int(op.attrs["upscale"]) if op.kind == "pixel_shuffle" else own
         weights = _weights(op, part.tensors)
-        if op.kind == "window_attention":  # behind the convolution that makes queries, keys and values
+        if op.kind in ATTENTIONS:  # behind the convolution that makes queries, keys and values
             weights = 2 * int(op.attrs["window"]) ** 2 * (width // 3)
         elif weights:
             width = len(part.tensors[op.tensors["bias"]])

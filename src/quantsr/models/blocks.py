@@ -32,7 +32,8 @@ class Product(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """hidden: where a is 0 because a pixel does not see another; bool (M, I, K), repeated N / M times."""
         return a @ b
 
 

@@ -49,7 +49,7 @@ class WindowAttention(nn.Module):
         logits = self.scores(q * (c // self.heads) ** -0.5, k.transpose(-2, -1)) + bias
         if hidden is not None:
             logits = logits.unflatten(0, (n, -1)).masked_fill(hidden[:, None], -torch.inf).flatten(0, 1)
-        mixed = self.mixture(logits.softmax(-1), v)  # (windows, heads, T, D)
+        mixed = self.mixture(logits.softmax(-1), v, hidden)  # (windows, heads, T, D)
         mixed = from_windows(mixed.transpose(1, 2).flatten(2), self.window, h, w)  # (N, H, W, C)
         return self.projection(torch.roll(mixed, (self.shift, self.shift), (1, 2)) if self.shift else mixed)
 

@@ -6,7 +6,7 @@ not counted, nor what `pad` adds to the picture. For a convolution K x K from I 
 K = 1 for a linear layer, and for attention over C channels in windows of T pixels:
 
     weights  K*K*I*O            MACs    h*w*K*K*I*O          BitOPs  MACs * weight_bits * act_bits, float: 32 * 32
-             0                          h*w*2*T*C            float
+             0                          h*w*2*T*C            MACs * bits of both factors, float: 32 * 32
 
 `weights` leaves out biases, and steps, shifts and gains; those are counted beside it, in `biases` and `scalars`.
 
@@ -22,20 +22,20 @@ them. Rule B knows one width; where weights and activations differ, the wider co
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantsr.packing.file import dumps
-from quantsr.packing.ops import FLOAT_BITS, OPS, QCONVS, Op, PackedModel, Program, Step, trace
+from quantsr.packing.ops import ATTENTIONS, FLOAT_BITS, OPS, QCONVS, Op, PackedModel, Program, Step, trace
 
 WIDTH, HEIGHT = 320, 180
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution, or the products of one attention."""
+    """One convolution, or a product of one attention: two activations, whose widths stand as weight_bits, act_bits."""
 
     name: str
     weights: int
@@ -93,7 +93,7 @@ class Cost:
 def cost(program: Program, tensors: Mapping[str, np.ndarray], width: int = WIDTH, height: int = HEIGHT) -> Cost:
     """Cost of a program for a low-resolution input of width x height pixels. Raises what `trace` raises."""
     steps = list(trace(program, tensors))
-    layers = tuple(layer for step in steps if (layer := _layer(step, width * height)) is not None)
+    layers = tuple(layer for step in steps for layer in _layers(step, width * height))
     return Cost(layers, sum(_scalars(step.op, tensors) for step in steps))
 
 
@@ -107,17 +107,25 @@ def parts(model: PackedModel) -> dict[str, int]:
     return {"header": len(dumps(model)) - sizes.total(), **sizes}
 
 
-def _layer(step: Step, pixels: int) -> Layer | None:
+def _layers(step: Step, pixels: int) -> Iterator[Layer]:
     d = step.dims
-    if step.op.kind == "window_attention":
-        macs = pixels * 2 * int(step.op.attrs["window"]) ** 2 * step.output.channels
-        return Layer(step.op.output, 0, 0, FLOAT_BITS, FLOAT_BITS, macs)
+    if step.op.kind in ATTENTIONS:
+        yield from _products(step, pixels)
     if "K" not in d:
-        return None
+        return
     kernel, copies = d["K"] ** 2 * d["C"] * d["O"], d.get("E", 1)
     macs = kernel * pixels * step.inputs[0].factor ** 2
     widths = {key: int(step.op.attrs.get(key, FLOAT_BITS)) for key in ("weight_bits", "act_bits")}
-    return Layer(step.op.output, copies * kernel, copies * d["O"], macs=macs, **widths)
+    yield Layer(step.op.output, copies * kernel, copies * d["O"], macs=macs, **widths)
+
+
+def _products(step: Step, pixels: int) -> Iterator[Layer]:
+    """Of queries and keys, and of the softmax's results and values."""
+    macs = pixels * int(step.op.attrs["window"]) ** 2 * step.output.channels
+    width = step.inputs[0].levels.bit_length() or FLOAT_BITS
+    softmax = int(step.op.attrs.get("softmax_levels", 0)).bit_length() or FLOAT_BITS
+    yield Layer(f"{step.op.output}.scores", 0, 0, width, width, macs)
+    yield Layer(f"{step.op.output}.mixture", 0, 0, softmax, width, macs)
 
 
 def _scalars(op: Op, tensors: Mapping[str, np.ndarray]) -> int:

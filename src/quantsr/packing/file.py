@@ -35,7 +35,7 @@ from quantsr.packing.ops import (
 )
 
 FORMAT = "quantsr"
-VERSIONS = ("1", "2")  # of equal length; a file has the first one that knows its kinds of op
+VERSIONS = ("1", "2", "3")  # of equal length; a file has the first one that knows its kinds of op
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20  # parsed JSON takes up to 40 times its text; 32 blocks at three depths are 85 kB
 
@@ -142,7 +142,9 @@ def _header(data: bytes) -> dict[str, Any]:
     if len(data) < _SHA.stop:
         raise TruncatedError.of("file size", len(data), f"at least {_SHA.stop} bytes")
     if data[8 : _SHA.start] not in _BEFORE_SHA:
-        raise VersionError.of("format version", data[8 + len(_MAGIC) : _SHA.start], " or ".join(VERSIONS))
+        raise VersionError.of(
+            "format version", data[8 + len(_MAGIC) : _SHA.start], ", ".join(VERSIONS[:-1]) + f" or {VERSIONS[-1]}"
+        )
     size = int.from_bytes(data[:8], "little")
     _limit("header bytes", size, MAX_HEADER_BYTES)
     if 8 + size > len(data):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinIR, WindowAttention
-from quantsr.packing.ops import FLOAT_BITS, QCONVS, Op, PackedModel, weight_codes
-from quantsr.quant import QParams, QuantConfig, QuantConv2d, QuantLinear, quantize
+from quantsr.packing.ops import ATTENTIONS, FLOAT_BITS, QCONVS, Op, PackedModel, weight_codes
+from quantsr.quant import QParams, QuantConfig, QuantConv2d, Quantizer, QuantLinear, QuantProduct, quantize
 from quantsr.quant.config import code_range
 
 
@@ -39,6 +39,8 @@ def lift(packed: PackedModel) -> DepthDynamic:
                 _fill(module.bias, ops[name], "offset", packed.tensors)
             elif isinstance(module, WindowAttention):
                 _fill(module.position_bias, ops[name], "position_bias", packed.tensors)
+                if isinstance(module.scores, QuantProduct):
+                    _fill_products(module, ops, name, packed.tensors)
         for index, block in enumerate(network.body):
             block.gain.fill_(float(ops[f"body.{index}"].attrs["gain"]))
     return network.eval()
@@ -57,10 +59,10 @@ def _fresh(packed: PackedModel) -> DepthDynamic:
     if info["architecture"] != "quantsr-t":
         return EDSR(upsampler=info["upsampler"], **common)
     ops = packed.programs["full"].ops
-    first = next(op for op in ops if op.kind == "window_attention")
+    first = next(op for op in ops if op.kind in ATTENTIONS)
     (inner,) = {packed.tensors[op.tensors["bias"]].size for op in ops if op.output == "body.0.layers.0.expand"}
     return SwinIR(
-        layers=sum(op.kind == "window_attention" and op.output.startswith("body.0.") for op in ops),
+        layers=sum(op.kind in ATTENTIONS and op.output.startswith("body.0.") for op in ops),
         heads=int(first.attrs["heads"]),
         window=int(first.attrs["window"]),
         mlp_ratio=inner // info["channels"],
@@ -96,20 +98,40 @@ def _fill_quantized(
     layer: QuantConv2d | QuantLinear, conv: Op, codes: Op, tensors: dict[str, NDArray[np.generic]]
 ) -> None:
     act_scale = 1 / float(codes.attrs["inv"])
-    zero, levels = int(conv.attrs["zero"]), int(codes.attrs["levels"])
-    shift = (tensors[codes.tensors["offset"]].astype(np.float64) - zero) * act_scale
     weight_scale = tensors[conv.tensors["mul"]].astype(np.float64) / act_scale  # (O,)
     weight = weight_codes(conv, tensors[conv.tensors["weight"]]).transpose(0, 3, 1, 2)
     layer.weight.copy_(_tensor(weight.astype(np.float64) * weight_scale[:, None, None, None]).view_as(layer.weight))
     _fill(layer.bias, conv, "bias", tensors)
     scale = weight_scale if (weight_scale != weight_scale[0]).any() else weight_scale[0]
-    weight_bits, act_bits = int(conv.attrs["weight_bits"]), int(conv.attrs["act_bits"])
+    weight_bits = int(conv.attrs["weight_bits"])
     step = 2 if conv.kind == "odd_qconv2d" else 1
     low, high = (step * code + step - 1 for code in code_range(weight_bits, True))
     layer.weight_quantizer.restore(QParams(weight_bits, low, high, torch.tensor(scale), step=step))
-    layer.act_quantizer.restore(
-        QParams(act_bits, -zero, levels - zero, torch.tensor(act_scale), torch.from_numpy(shift))
-    )
+    offset = tensors[codes.tensors["offset"]].astype(np.float64)
+    _restore(layer.act_quantizer, act_scale, offset, int(conv.attrs["zero"]), int(codes.attrs["levels"]))
+
+
+def _fill_products(attention: WindowAttention, ops: dict[str, Op], name: str, tensors: dict[str, NDArray[Any]]) -> None:
+    """Steps and shifts of queries, keys and values come from what makes their codes, those of the softmax's results
+    from the op itself.
+    """
+    attrs, scaled, levels = ops[name].attrs, ops[f"{name}.scaled"], int(ops[f"{name}.codes"].attrs["levels"])
+    shape = (3, attention.heads, -1)
+    inv, offset = (tensors[scaled.tensors[role]].astype(np.float64).reshape(shape) for role in ("scale", "offset"))
+    scores: Any = attention.scores
+    mixture: Any = attention.mixture
+    factors = {"query": inv.shape[2] ** -0.5, "key": 1.0, "value": 1.0}
+    quantizers = (scores.left_quantizer, scores.right_quantizer, mixture.right_quantizer)
+    for quantizer, (part, factor), steps, offsets in zip(quantizers, factors.items(), inv, offset, strict=True):
+        _restore(quantizer, factor / steps[0, 0], offsets[:, 0], int(attrs[f"{part}_zero"]), levels)
+    offsets, zero = tensors[ops[name].tensors["softmax_offset"]].astype(np.float64), int(attrs["softmax_zero"])
+    _restore(mixture.left_quantizer, 1 / attrs["softmax_inv"], offsets, zero, int(attrs["softmax_levels"]))
+
+
+def _restore(quantizer: Quantizer, scale: float, offset: NDArray[np.float64], zero: int, levels: int) -> None:
+    """An activation's quantizer; offset: of each channel, in steps from the least code."""
+    shift = torch.from_numpy((offset - zero) * scale)
+    quantizer.restore(QParams(levels.bit_length(), -zero, levels - zero, torch.tensor(scale), shift))
 
 
 def _fill(parameter: Tensor | None, op: Op, role: str, tensors: dict[str, NDArray[np.generic]]) -> None:

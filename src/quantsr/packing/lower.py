@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
-from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer
+from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer, WindowAttention
 from quantsr.packing import bits
 from quantsr.packing.ops import FLOAT_BITS, IMAGE, ODD_BITS, Op, PackedModel, Program, check_model
 from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, QuantLinear, QuantProduct, quantized_layers
@@ -70,11 +70,8 @@ def _check_placement(network: nn.Module) -> None:
                 f"{name}: got a block that quantizes its shortcut or output, wanted quantized convolution inputs "
                 "alone, as in placement 'body': the packed format knows nothing else. It runs in torch only"
             )
-        if isinstance(module, QuantProduct):
-            raise NotPackable(
-                f"{name}: got a quantized product of attention, wanted quantized linear layers alone, as in placement "
-                "'linears': the packed format knows nothing else. It runs in torch only"
-            )
+        if isinstance(module, WindowAttention) and len(_quantized_products(module)) == 1:
+            raise NotPackable(f"{name}: got one quantized product of attention, wanted both or none")
 
 
 class _Lowering:
@@ -136,15 +133,13 @@ class _Lowering:
         codes, weight, act = _codes(name, conv)
         outputs, inputs, kernel, _ = codes.shape
         scale = float(act.scale)
-        shift = np.zeros(inputs) if act.shift is None else _array(act.shift)
-        offset = np.broadcast_to(shift / scale - act.qmin, (inputs,))
         quantized = self.emit(
             Op(
                 "quantize",
                 (value,),
                 f"{name}.codes",
                 {"inv": _float32(gain / scale), "levels": act.qmax - act.qmin},
-                {"offset": self.store(f"{name}.offset", offset)},
+                {"offset": self.store(f"{name}.offset", _offset(act, inputs))},
             )
         )
         attrs = {
@@ -227,18 +222,41 @@ class _Transformer(_Lowering):
     def layer(self, name: str, layer: SwinLayer, value: str) -> str:
         attention, inner = layer.attention, f"{name}.attention"
         qkv = self.conv(f"{inner}.qkv", attention.qkv, self.norm(f"{name}.norm1", layer.norm1, value))
-        attrs = {
-            "heads": attention.heads,
-            "window": attention.window,
-            "shift": attention.shift,
-            "scale": _float32((self.network.channels // attention.heads) ** -0.5),
-        }
-        bias = self.store(f"{inner}.position_bias", _array(attention.position_bias))
-        mixed = self.emit(Op("window_attention", (qkv,), inner, attrs, {"position_bias": bias}))
+        mixed = self.attention(inner, attention, qkv)
         value = self.residual(f"{name}.sum", value, self.conv(f"{inner}.projection", attention.projection, mixed))
         inside = self.conv(f"{name}.expand", layer.expand, self.norm(f"{name}.norm2", layer.norm2, value))
         inside = self.emit(Op("gelu", (inside,), f"{name}.gelu"))
         return self.residual(name, value, self.conv(f"{name}.contract", layer.contract, inside))
+
+    def attention(self, name: str, attention: WindowAttention, qkv: str) -> str:
+        attrs: dict[str, Any] = {key: getattr(attention, key) for key in ("heads", "window", "shift")}
+        scale = (self.network.channels // attention.heads) ** -0.5
+        tensors = {"position_bias": self.store(f"{name}.position_bias", _array(attention.position_bias))}
+        if not _quantized_products(attention):
+            return self.emit(Op("window_attention", (qkv,), name, attrs | {"scale": _float32(scale)}, tensors))
+        query, key = _product_codes(f"{name}.scores", attention.scores)
+        softmax, value = _product_codes(f"{name}.mixture", attention.mixture)
+        step = float(softmax.scale)
+        attrs |= {"query_zero": -query.qmin, "key_zero": -key.qmin, "value_zero": -value.qmin}
+        attrs |= {"softmax_inv": _float32(1 / step), "softmax_zero": -softmax.qmin}
+        attrs |= {"softmax_levels": softmax.qmax - softmax.qmin}
+        attrs |= {"score_mul": _float32(float(query.scale * key.scale)), "mix_mul": _float32(step * float(value.scale))}
+        tensors["softmax_offset"] = self.store(f"{name}.softmax_offset", _offset(softmax, attention.heads))
+        codes = self.attention_codes(name, qkv, attention.heads, ((query, scale), (key, 1.0), (value, 1.0)))
+        return self.emit(Op("qwindow_attention", (codes,), name, attrs, tensors))
+
+    def attention_codes(self, name: str, qkv: str, heads: int, parts: tuple[tuple[QParams, float], ...]) -> str:
+        """Codes of queries, keys and values, each multiplied by a factor: all of the same number of levels."""
+        levels = [part.qmax - part.qmin for part, _ in parts]
+        if len(set(levels)) > 1:
+            got = " and ".join(f"{part.qmin}..{part.qmax}" for part, _ in parts)
+            raise NotPackable(f"{name}: got codes {got} of queries, keys and values, wanted ranges of one length")
+        depth = self.network.channels // heads
+        inv = np.repeat([factor / float(part.scale) for part, factor in parts], heads * depth)
+        offset = np.concatenate([np.repeat(_offset(part, heads), depth) for part, _ in parts])
+        scaled = self.affine(f"{name}.scaled", qkv, inv, offset)
+        zeros = {"offset": self.store(f"{name}.codes.offset", np.zeros(len(inv)))}
+        return self.emit(Op("quantize", (scaled,), f"{name}.codes", {"inv": 1.0, "levels": levels[0]}, zeros))
 
 
 _KINDS: dict[type, tuple[str, type[_Lowering]]] = {
@@ -262,6 +280,30 @@ def _codes(name: str, conv: QuantConv2d | QuantLinear) -> tuple[Tensor, QParams,
     if not act.qmin <= 0 <= act.qmax:
         raise NotPackable(f"{name}: got input codes {act.qmin}..{act.qmax}, wanted 0 among them, for the padding")
     return _kernel(codes), weight, act
+
+
+def _quantized_products(attention: WindowAttention) -> list[QuantProduct]:
+    return [product for product in (attention.scores, attention.mixture) if isinstance(product, QuantProduct)]
+
+
+def _product_codes(name: str, product: Any) -> tuple[QParams, QParams]:
+    """What the codes of a QuantProduct's factors mean; NotPackable if the format cannot say it."""
+    found = []
+    for side, quantizer in (("left", product.left_quantizer), ("right", product.right_quantizer)):
+        try:
+            _, params = quantizer.codes(torch.zeros(1, product.heads, 1, 1))
+        except NotPackable as error:
+            raise NotPackable(f"{name}: {error}. It runs in torch only") from error
+        if not params.qmin <= 0 <= params.qmax:
+            raise NotPackable(f"{name}: got {side} codes {params.qmin}..{params.qmax}, wanted 0 among them")
+        found.append(params)
+    return found[0], found[1]
+
+
+def _offset(params: QParams, channels: int) -> NDArray[np.float64]:
+    """What is added to values in steps, for each channel, to make codes that begin at 0."""
+    shift = np.zeros(channels) if params.shift is None else _array(params.shift)
+    return np.broadcast_to(shift / float(params.scale) - params.qmin, (channels,))
 
 
 def _kernel(weight: Tensor) -> Tensor:

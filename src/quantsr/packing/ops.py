@@ -32,6 +32,7 @@ UPSCALES = (2, 3, 4)
 EDGES = 3  # classes of rows, and of columns: first, middle, last
 FILE_BITS = (2, 3, 4)  # widths of codes in a file; `packing.fast` makes 8-bit ones at load
 QCONVS = ("qconv2d", "odd_qconv2d", "edge_qconv2d")  # kinds with weight codes
+ATTENTIONS = ("window_attention", "qwindow_attention")
 MADE_AT_LOAD = ("edge_qconv2d",)  # kinds that no file holds
 ODD_BITS = (2, 3)  # widths of odd codes: 2*w + 1 must fit the 4 bits of the engine's weights
 FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
@@ -45,6 +46,9 @@ MAX_NAME = 128  # characters
 MAX_CHANNELS = 1024
 MAX_CODE = 2 ** max(bits.BITS) - 1
 MAX_WINDOW = 32  # pixels on a side
+# Of attention on codes: a sum over 256 channels or pixels is at most 256 * 15 * 15 < 2**24, exact as int32 and as
+# float32; and 64 pairs of products of 15 * 15 fit the 16 bits in which a kernel may add them up.
+MAX_CODE_WINDOW, MAX_CODE_DEPTH, MAX_ATTENTION_CODE = 16, 256, 15
 MIN_MUL = 2.0**-100  # fast kernels divide mul by a power of two, which must be exact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
@@ -251,6 +255,7 @@ def _crop(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
 
 
 def _window_attention(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    """Of either kind."""
     source, window = inputs[0], int(op.attrs["window"])
     if source.channels % (3 * dims["H"]):
         raise GraphError.of(f"{_where(op)} channels", source.channels, f"a multiple of 3 * {dims['H']} heads")
@@ -258,7 +263,23 @@ def _window_attention(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
         raise GraphError.of(f"{_where(op)} input", source, f"the image's size, padded to multiples of {window}")
     if op.attrs["shift"] >= window:
         raise FieldError.of(f"{_where(op)} shift", op.attrs["shift"], f"less than the window, {window}")
-    return replace(source, channels=source.channels // 3)
+    return replace(source, channels=source.channels // 3, levels=0)
+
+
+def _qwindow_attention(op: Op, inputs: tuple[Value, ...], dims: Dims) -> Value:
+    levels, attrs = inputs[0].levels, op.attrs
+    if levels > MAX_ATTENTION_CODE:
+        raise GraphError.of(f"{_where(op)} input", f"codes up to {levels}", f"codes up to {MAX_ATTENTION_CODE}")
+    for key in ("query_zero", "key_zero", "value_zero", "softmax_zero"):
+        most = attrs["softmax_levels"] if key == "softmax_zero" else levels
+        if attrs[key] > most:
+            raise FieldError.of(f"{_where(op)} {key}", attrs[key], f"a code, 0 to {most}")
+    result = _window_attention(op, inputs, dims)
+    if result.channels > dims["H"] * MAX_CODE_DEPTH:
+        raise LimitError.of(
+            f"{_where(op)} channels of a head", result.channels // dims["H"], f"at most {MAX_CODE_DEPTH}"
+        )
+    return result
 
 
 def _window_attention_dims(op: Op, source: Value) -> Dims:
@@ -348,6 +369,27 @@ OPS: dict[str, OpSpec] = {
         tensors={"position_bias": ("float32", "RH")},
         dims=_window_attention_dims,
         since=2,
+    ),
+    # the same from codes, with both products of codes, those of the softmax's results among them
+    "qwindow_attention": OpSpec(
+        _qwindow_attention,
+        attrs={
+            "heads": _between(1, MAX_CHANNELS),
+            "window": _between(1, MAX_CODE_WINDOW),
+            "shift": _between(0, MAX_CODE_WINDOW - 1),
+            "query_zero": _between(0, MAX_ATTENTION_CODE),
+            "key_zero": _between(0, MAX_ATTENTION_CODE),
+            "value_zero": _between(0, MAX_ATTENTION_CODE),
+            "score_mul": _REAL,
+            "softmax_inv": _NONZERO,
+            "softmax_levels": _between(2, MAX_ATTENTION_CODE),
+            "softmax_zero": _between(0, MAX_ATTENTION_CODE),
+            "mix_mul": _REAL,
+        },
+        tensors={"position_bias": ("float32", "RH"), "softmax_offset": ("float32", "H")},
+        dims=_window_attention_dims,
+        reads_codes=True,
+        since=3,
     ),
 }
 
@@ -479,7 +521,7 @@ def receptive_radius(program: Program, tensors: Mapping[str, np.ndarray]) -> int
 
 def _reach(step: Step, place: int, way: int, before: list[Fraction]) -> Fraction:
     """How far a pixel at a place sees one way, if the pixels that the op reads see as far as `before` says."""
-    if step.op.kind == "window_attention":
+    if step.op.kind in ATTENTIONS:
         window = int(step.op.attrs["window"])
         first = place - (place - int(step.op.attrs["shift"])) % window
         return max(way * (read - place) + before[read % len(before)] for read in range(first, first + window))
@@ -493,7 +535,7 @@ def _reach(step: Step, place: int, way: int, before: list[Fraction]) -> Fraction
 
 def period(program: Program) -> int:
     """How many pixels apart a program treats places of the image alike: the least common multiple of its windows."""
-    return math.lcm(*(int(op.attrs["window"]) for op in program.ops if op.kind == "window_attention"))
+    return math.lcm(*(int(op.attrs["window"]) for op in program.ops if op.kind in ATTENTIONS))
 
 
 def format_version(programs: Mapping[str, Program]) -> int:

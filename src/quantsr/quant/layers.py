@@ -73,16 +73,23 @@ class QuantLinear(nn.Linear):
 
 
 class QuantProduct(nn.Module):
-    """left_quantizer(a) @ right_quantizer(b), both (N, heads, ...): a product of activations; a channel is a head."""
+    """left_quantizer(a) @ right_quantizer(b), both (N, heads, ...): a product of activations; a channel is a head.
+
+    What is hidden, as in `Product`, stays 0: a quantizer's shift does not make it count.
+    """
 
     def __init__(self, product: nn.Module, config: QuantConfig, method: Method) -> None:
         """product: what it stands for; it has `heads`."""
         super().__init__()
+        self.heads = product.heads
         self.left_quantizer = method.act(config, product.heads)
         self.right_quantizer = method.act(config, product.heads)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.left_quantizer(a) @ self.right_quantizer(b)
+    def forward(self, a: Tensor, b: Tensor, hidden: Tensor | None = None) -> Tensor:
+        left = self.left_quantizer(a)
+        if hidden is not None:
+            left = left.unflatten(0, (-1, len(hidden))).masked_fill(hidden[:, None], 0).flatten(0, 1)
+        return left @ self.right_quantizer(b)
 
 
 def _as_second(x: Tensor) -> Tensor:
