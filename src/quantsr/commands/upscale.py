@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import re
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from quantsr.commands.common import (
     terminated_as_interrupted,
     usage_errors,
 )
+from quantsr.photos import Facts, Format
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,10 +108,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     batch = Batch(model, jobs, frozenset(job.source.resolve() for job in every), settings, journal)
     batch.look()
     if args.within is not None:
-        left = [job for job in jobs if job.source in batch.facts and not batch.finished(job)]
-        kinds = Counter(photos.format_of(job.target) for job in left).most_common(1)
-        kind = (kinds[0][0] if kinds else None) or photos.FORMATS["png"]
-        chosen, estimate = choose_depth(model, [batch.facts[job.source] for job in left], kind, args.within)
+        chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
             print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
@@ -122,6 +119,13 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     if journal and args.resume:
         journal.remove_leftovers()
     return batch, depth
+
+
+def _left(batch: Batch) -> list[tuple[Facts, Format]]:
+    """What is still to be done, with the format of each result."""
+    jobs = [job for job in batch.jobs if job.source in batch.facts and not batch.finished(job)]
+    kinds = [photos.format_of(job.target) for job in jobs]
+    return [(batch.facts[job.source], kind) for job, kind in zip(jobs, kinds, strict=True) if kind]
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -66,31 +66,35 @@ def write(
     """
     path = Path(path)
     kind = check_fits(path, photo, 1)
+    height, width = photo.pixels.shape[:2]
+
+    def encode_while_asked(file: BinaryIO) -> None:
+        asking = file if proceed is None else cast(BinaryIO, _Asking(file, proceed))
+        encode(asking, kind, photo, quality, large=height * width > LARGE_PIXELS)
+
+    try:
+        write_atomically(path, encode_while_asked, beside)
+    except ValueError as error:
+        raise PhotoError(f"{path}: {error}") from error
+
+
+def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = None, *, large: bool = False) -> None:
+    """What `write` puts into the file. large: as a picture above `LARGE_PIXELS` is compressed."""
     image = _fitting(photo.pixels, kind)
     height, width = image.shape[:2]
     old = photo.metadata
     metadata = Metadata(
         exif.for_result(old.exif, width, height), exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi
     )
-
-    def encode(file: BinaryIO) -> None:
-        if kind.name == "TIFF":
-            tiff.write(file, image, metadata)
-        elif image.dtype == np.uint16:
-            png16.write(file, image, _shell(metadata))
-        else:
-            options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
-            if kind.name == "PNG" and height * width > LARGE_PIXELS:
-                options["compress_type"] = zlib.Z_RLE
-            Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
-
-    def encode_while_asked(file: BinaryIO) -> None:
-        encode(file if proceed is None else cast(BinaryIO, _Asking(file, proceed)))
-
-    try:
-        write_atomically(path, encode_while_asked, beside)
-    except ValueError as error:
-        raise PhotoError(f"{path}: {error}") from error
+    if kind.name == "TIFF":
+        tiff.write(file, image, metadata)
+    elif image.dtype == np.uint16:
+        png16.write(file, image, _shell(metadata))
+    else:
+        options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
+        if kind.name == "PNG" and large:
+            options["compress_type"] = zlib.Z_RLE
+        Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
 
 
 class _Asking:
