@@ -231,8 +231,11 @@ def test_memory_of_this_machine() -> None:
     free = resources.free_memory()
     assert free is None or 0 < free < 2**50
     facts = Facts(1000, 1000, 3, 8)
-    assert resources.memory_for(facts, 2) == resources.PROGRAM_BYTES + 3_000_000 * 5 + 16_000_000
-    assert resources.memory_for(Facts(1000, 1000, 4, 16), 2) > 2 * resources.memory_for(facts, 2) - 10**8
+    png, jpg = photos.FORMATS["png"], photos.FORMATS["jpg"]
+    assert resources.memory_for(facts, 2, jpg) == resources.PROGRAM_BYTES + 3_000_000 * 5 + 16_000_000
+    assert resources.memory_for(facts, 2, png) == resources.memory_for(facts, 2, jpg)  # up to 4 megapixels
+    assert resources.memory_for(facts, 3, png) == resources.memory_for(facts, 3, jpg) - 36_000_000
+    assert resources.memory_for(Facts(1000, 1000, 4, 16), 2, jpg) > 2 * resources.memory_for(facts, 2, jpg) - 10**8
 
 
 def test_no_result_leaves_the_folder_by_a_link(folder: Path, tmp_path: Path) -> None:
