@@ -392,3 +392,28 @@ def test_a_batch_from_python(folder: Path, tmp_path: Path) -> None:
     batch = Batch(model, jobs, frozenset())
     batch.look()
     assert [outcome.status for outcome in batch.run()] == ["done", "failed"]
+
+
+# ---- plausible mistakes
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "new/a.mp4"])
+def test_a_result_that_cannot_be_written_is_no_folder(
+    folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = next(path for path in sorted(folder.rglob("*.png")))
+    assert upscale(photo, "-o", tmp_path / name) == 2
+    assert "wanted a folder or one of .png, .jpg" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_without_photographs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert f"no photographs in {tmp_path / 'in'}; -r looks in its folders too" in capsys.readouterr().err
+
+
+def test_other_spellings_of_formats(folder: Path, tmp_path: Path) -> None:
+    photo = next(path for path in sorted(folder.rglob("*.png")))
+    assert upscale(photo, "-o", tmp_path / "out", "-f", "JPEG") == 0
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".jpg"]

@@ -9,6 +9,7 @@ a folder that was stopped goes on with --resume.
 import argparse
 import dataclasses
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
+from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Teller, write_report
 from quantsr.batch.within import choose_depth
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--format", choices=photos.FORMATS, help="default: the input's, or png")
+    parser.add_argument("-f", "--format", type=_format, choices=photos.FORMATS, help="default: the input's, or png")
     parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
     parser.add_argument("--strip", action="store_true", help="leave out EXIF, XMP, colour profile and resolution")
     fields = ", ".join(f"{{{field}}}" for field in FIELDS)
@@ -96,6 +98,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
         every = plan(args.inputs, args.output, naming, recursive=args.recursive)
+        if not every:
+            deeper = "" if args.recursive else "; -r looks in its folders too"
+            print(f"quantsr: no photographs in {printable(args.inputs[0])}{deeper}", file=sys.stderr)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
         into_folder = bool(every) and every[0].root is not None
@@ -158,6 +163,10 @@ def _exit_code(outcomes: list[Outcome]) -> int:
     if len(failed) < len(outcomes):
         return SOME_FAILED
     return NO_ROOM if all(outcome.denied for outcome in failed) else NONE_DONE
+
+
+def _format(text: str) -> str:
+    return {"jpeg": "jpg", "tif": "tiff"}.get(text.lower(), text.lower())
 
 
 def _percent(text: str) -> int:
