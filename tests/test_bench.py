@@ -87,6 +87,24 @@ def test_each_instruction_set_up_to_the_limit(tmp_path: Path) -> None:
     assert 'pip install "quantsr[bench]"' in found["left_out"]["openvino-int8"]
 
 
+def test_peers_and_parts_that_a_transformer_cannot_have_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-n", "quantsr-t-x4-w4a4", "--size", 8, "--threads", 1]
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(engines_module.Engine, "missing", lambda engine: [])  # as if all peers were installed
+        names = ["quantsr", "ncnn-fp32", "ncnn-int8", "torch-channels-last", "torch-compiled"]
+        found = bench(tmp_path, *options, "--engines", *names)
+    assert [(row["engine"], row["part"]) for row in found["rows"]] == [("quantsr", "network")]
+    assert found["failed"] == []
+    assert found["left_out"].keys() == {*names[1:], "part layer", "part body"}
+    told = capsys.readouterr().err
+    assert "left out: ncnn-int8: cannot be given transformers" in told
+    assert "left out: part body: of a transformer only the whole" in told
+    assert main(["bench", *map(str, options), "--parts", "body"]) == 2
+
+
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model = tmp_path / "float.safetensors"
     write(float_model, tiny_model(blocks=0))

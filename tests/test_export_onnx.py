@@ -123,6 +123,31 @@ def test_int4_holds_codes_in_half_a_byte(tmp_path, bits):
     assert {tensor.data_type for tensor in zeros} == {TensorProto.UINT4}
 
 
+@pytest.mark.parametrize("quantizer", ["rlq", "lsq", "pams"])
+def test_int2_holds_codes_in_a_quarter_of_a_byte(quantizer):
+    packed, image = network(2, quantizer=quantizer), images.to_float(_waves())
+    program = packed.programs["full"]
+    model = graph(program, packed.tensors, 3, "int2")
+    onnx.checker.check_model(model, full_check=True)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    codes = [held[name] for name in held if name.endswith(".weight.codes")]
+    assert len(codes) == 8
+    for tensor in codes:
+        assert tensor.data_type == TensorProto.INT2
+        assert len(tensor.raw_data) * 4 == np.prod(tensor.dims)
+    zeros = [held[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {tensor.data_type for tensor in zeros} == {TensorProto.UINT2}
+    facts = compare(model, image, reference.run(program, packed.tensors, image))
+    assert all(facts[run]["levels"] <= 1 and facts[run]["share"] < 1e-3 for run in ("default", "not_optimised"))
+
+
+@pytest.mark.parametrize("settings", [{"bits": 3}, {"bits": 2, "weight_grid": "mid_rise"}], ids=["3 bits", "odd"])
+def test_int2_refuses_what_it_cannot_hold(settings):
+    packed = network(**settings)
+    with pytest.raises(ValueError, match=r"got codes -?\d to \d, wanted -?\d to \d as u?int2 holds"):
+        graph(packed.programs["full"], packed.tensors, 3, "int2")
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("bits", [2, 3])
 def test_weights_of_the_mid_rise_grid(bits, style):

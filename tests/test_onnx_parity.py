@@ -46,6 +46,35 @@ def test_the_report_as_json_on_a_photo(model, capsys, tmp_path, picture):
         assert gap["psnr"] is None or gap["psnr"] > 50
 
 
+def test_two_bits_in_a_quarter_of_a_byte(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "two.safetensors", tiny_model(upscale=4, weight_bits=2, act_bits=2))
+    assert main(["export", "two.safetensors", "--style", "int2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["file"] == "two-full-int2.onnx" and facts["style"] == "int2"
+    assert all(facts[run]["levels"] <= 8 and facts[run]["share"] < 0.01 for run in ("default", "not_optimised"))
+    assert main(["export", "two.safetensors", "--style", "int4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] > facts["bytes"]
+    write(tmp_path / "four.safetensors", tiny_model(upscale=4))
+    assert main(["export", "four.safetensors", "--style", "int2"]) == 2
+    assert "as uint2 holds; choose another style" in capsys.readouterr().err
+    assert not (tmp_path / "four-full-int2.onnx").exists()
+
+
+@pytest.mark.parametrize("size", ["24x17", "200x130"])
+def test_a_transformer_of_a_size(size, capsys, tmp_path, monkeypatch, picture):
+    monkeypatch.chdir(tmp_path)
+    width, height = map(int, size.split("x"))
+    options = ["export", "quantsr-t-x4-w4a4", "--depth", "quarter"]
+    assert main(options) == 2
+    assert "--size: got none" in capsys.readouterr().err
+    assert main([*options, "--size", size, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["picture"] == [width, height] and (facts["default"]["psnr"] or 99) > 45
+    shape = onnx.load(tmp_path / facts["file"]).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [1, 3, height, width]
+
+
 def test_a_large_photo_is_compared_in_its_middle(model, capsys, tmp_path):
     images.write(tmp_path / "photo.png", np.zeros((20, 700, 3), np.uint8))
     assert main(["export", model, "--depth", "quarter", "--photo", "photo.png", "--json"]) == 0
@@ -78,6 +107,7 @@ def test_a_graph_that_the_runtime_refuses(model, capsys, monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         (["none"], "wanted a file or one of"),
+        (["tiny.safetensors", "--size", "20x10"], "only a transformer has one"),
         (["tiny.safetensors", "-o", "tiny.safetensors"], "got the model itself"),
         (["tiny.safetensors", "-o", "no/such/folder.onnx"], "No such file"),
         (["tiny.safetensors", "--photo", "absent.png"], "absent.png"),

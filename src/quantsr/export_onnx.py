@@ -7,10 +7,11 @@ file. Styles of the low-bit layers:
 qdq-int8: QuantizeLinear and DequantizeLinear around each convolution; codes of 2 to 4 bits are held in bytes. What
   runtimes with 8-bit kernels know.
 int4: the same with weights as INT4 and activations as UINT4 tensors (opset 21), codes of 2 and 3 bits in 4.
+int2: the same with INT2 and UINT2 tensors (opset 25), for networks of 2 bits.
 qonnx: float tensors and QONNX's Quant nodes of any width, for FPGA tools. No plain runtime executes it.
 float: the plain float network of `dequantize`; another function, for timing and for the quantizers of others.
 
-In the first three a quantizer is: add the shift, clip to the range of the codes, round, all times the step. They differ
+In the first four a quantizer is: add the shift, clip to the range of the codes, round, all times the step. They differ
 from `reference` by float rounding, and, where that flips a code, by a step. A low-bit convolution has no bias; it is
 added behind. Were it an input of the convolution, ONNX Runtime would round it to whole products of both steps.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from ml_dtypes import int4, uint4
+from ml_dtypes import iinfo, int2, int4, uint2, uint4
 from onnx import TensorProto, helper, numpy_helper
 
 from quantsr import onnx_transformer
@@ -56,6 +57,7 @@ class Style:
 STYLES = {
     "qdq-int8": Style(),
     "int4": Style(opset=21, ir_version=10, weight=int4, act=uint4),
+    "int2": Style(opset=25, ir_version=13, weight=int2, act=uint2),
     "qonnx": Style(weight=None, act=None),
     "float": Style(),
 }
@@ -70,8 +72,9 @@ def export(
 ) -> onnx.ModelProto:
     """Writes the program of a depth as one ONNX file, and returns it.
 
-    size: height and width of the image; None leaves them free. Raises ValueError for an unknown depth or style and for
-    a transformer without a size, UnknownOp for a program with an op that cannot be exported.
+    size: height and width of the image; None leaves them free. Raises ValueError for an unknown depth or style, for
+    codes that the style's tensors cannot hold, and for a transformer without a size, UnknownOp for a program with an op
+    that cannot be exported.
     """
     if depth not in packed.programs:
         raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
@@ -88,9 +91,14 @@ def graph(
         raise ValueError(f"style: wanted one of {', '.join(STYLES)}, got {style!r}")
     if style == "float":
         program, tensors = without_quantizers(program, tensors)
-    if size is None and any(op.kind in SIZED for op in program.ops):
+    if size is None and holds_size(program):
         raise ValueError("size: wanted height and width of the image, which the graph of a transformer holds, got none")
     return _Graph(program, tensors, STYLES[style], size).model(program.output, channels)
+
+
+def holds_size(program: Program) -> bool:
+    """Whether its graph is of one size: that of a transformer."""
+    return any(op.kind in SIZED for op in program.ops)
 
 
 class _Graph:
@@ -198,6 +206,7 @@ class _Graph:
             bits = int(op.attrs["weight_bits"]) + (op.kind == "odd_qconv2d")  # odd numbers take one more
             self.quant([self.constant(f"{name}.value", codes * per_output), *grid], name, bits, signed=True)
         else:
+            _require_room(name, int(codes.min()), int(codes.max()), self.style.weight)
             stored = self.constant(f"{name}.codes", codes.astype(self.style.weight))
             grid = [self.constant(f"{name}.scale", scale)]
             grid.append(self.constant(f"{name}.zero", np.zeros(len(scale), self.style.weight)))
@@ -245,13 +254,14 @@ class _Graph:
             origin = self.constant(f"{name}.zero", np.float32(0 if signed else zero))
             self.quant([value, scale, origin], name, bits, signed=signed)
             return name
+        _require_room(name, 0, levels, self.style.act)
         grid = [scale, self.constant(f"{name}.zero", np.asarray(zero).astype(self.style.act))]
         value = self.node("QuantizeLinear", [value, *grid], f"{name}.codes")
         return self.node("DequantizeLinear", [value, *grid], name)
 
     def clip(self, value: str, low: np.float32, high: np.float32, name: str) -> str:
         least, most = self.constant(f"{name}.low", low), self.constant(f"{name}.high", high)
-        if self.style.act is uint4:  # ONNX Runtime fails on a Clip or Relu right before a 4-bit QuantizeLinear
+        if self.style.act in (uint4, uint2):  # ONNX Runtime fails on a Clip or Relu right before such a QuantizeLinear
             value = self.node("Max", [value, least], f"{name}.at_least")
             return self.node("Min", [value, most], f"{name}.clipped")
         return self.node("Clip", [value, least, most], f"{name}.clipped")
@@ -329,6 +339,16 @@ _RULES = {
     "window_attention": _Graph.window_attention,
     "qwindow_attention": _Graph.qwindow_attention,
 }
+
+
+def _require_room(name: str, low: int, high: int, kind: Any) -> None:
+    """Raises ValueError if the type cannot hold codes from low to high."""
+    room = iinfo(kind)
+    if low < room.min or high > room.max:
+        raise ValueError(
+            f"{name}: got codes {low} to {high}, wanted {room.min} to {room.max} as {np.dtype(kind).name} "
+            "holds; choose another style"
+        )
 
 
 def _per_channel(array: Any, layout: str) -> np.ndarray:

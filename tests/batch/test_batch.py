@@ -231,8 +231,12 @@ def test_memory_of_this_machine() -> None:
     free = resources.free_memory()
     assert free is None or 0 < free < 2**50
     facts = Facts(1000, 1000, 3, 8)
-    assert resources.memory_for(facts, 2) == resources.PROGRAM_BYTES + 3_000_000 * 5 + 16_000_000
-    assert resources.memory_for(Facts(1000, 1000, 4, 16), 2) > 2 * resources.memory_for(facts, 2) - 10**8
+    png, jpg = photos.FORMATS["png"], photos.FORMATS["jpg"]
+    assert resources.memory_for(facts, 2, jpg) == resources.PROGRAM_BYTES + 3_000_000 * 5 + 16_000_000
+    assert resources.memory_for(facts, 2, png) == resources.memory_for(facts, 2, jpg)  # up to 4 megapixels
+    assert resources.memory_for(facts, 3, png) == resources.memory_for(facts, 3, jpg) - 36_000_000
+    deep = Facts(1000, 1000, 4, 16)  # alpha is enlarged apart, in 8 MB
+    assert resources.memory_for(deep, 2, jpg) == resources.PROGRAM_BYTES + 8_000_000 * 5 + 8_000_000 + 16_000_000
 
 
 def test_no_result_leaves_the_folder_by_a_link(folder: Path, tmp_path: Path) -> None:
@@ -279,15 +283,32 @@ def test_no_permission(folder: Path, tmp_path: Path) -> None:
 # ---- within a time
 
 
-@pytest.mark.parametrize("limit, depth", [(1000, "full"), (65, "half"), (30, "quarter"), (0.1, "quarter")])
+@pytest.mark.parametrize("limit, depth", [(1000, "full"), (70, "half"), (35, "quarter"), (0.1, "quarter")])
 def test_within_takes_the_deepest_that_fits(monkeypatch: pytest.MonkeyPatch, limit: float, depth: str) -> None:
     model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
     speed = {"full": 100e-6, "half": 50e-6, "quarter": 25e-6}
-    monkeypatch.setattr(within, "seconds_per_pixel", lambda model, depth, kind: speed[depth])
-    facts = [Facts(500, 1000, 3, 8), Facts(500, 500, 4, 8)]
-    chosen, estimate = within.choose_depth(model, facts, photos.FORMATS["png"], limit)
+    monkeypatch.setattr(within, "network_seconds", lambda model, depth: speed[depth])
+    files = [(Facts(500, 1000, 3, 8), photos.FORMATS["png"]), (Facts(500, 500, 4, 8), photos.FORMATS["jpg"])]
+    chosen, estimate = within.choose_depth(model, files, limit)
     assert chosen == depth
-    assert estimate >= 1.1 * 1e6 * speed[depth]
+    assert estimate >= 1.2 * 1e6 * speed[depth]
+
+
+def test_within_counts_each_result_as_it_will_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # the machine may do other work
+    model = quantsr.load("quantsr-c-x4-w4a4", threads=1)
+    pixels, large = 500 * 499, 1000 * 1000  # results on both sides of 4 megapixels
+
+    def seconds(width: int, height: int, channels: int, bits: int, kind: str) -> float:
+        facts = Facts(width, height, channels, bits)
+        return min(within.file_seconds(model, [(facts, photos.FORMATS[kind])], None) for _ in range(2))
+
+    small_png, large_png = seconds(500, 499, 3, 8, "png") / pixels, seconds(1000, 1000, 3, 8, "png") / large
+    assert large_png < small_png / 1.8  # whole files: 1.5 and 5.1 microseconds
+    assert seconds(1000, 1000, 1, 8, "png") < large * large_png / 2
+    assert seconds(1000, 1000, 3, 16, "tiff") > seconds(1000, 1000, 3, 8, "tiff") * 1.2
+    both = [(Facts(500, 499, 3, 8), photos.FORMATS["png"]), (Facts(1000, 1000, 3, 8), photos.FORMATS["png"])]
+    assert within.file_seconds(model, both, None) > pixels * small_png + large * large_png / 2
 
 
 def test_within_measures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,3 +393,28 @@ def test_a_batch_from_python(folder: Path, tmp_path: Path) -> None:
     batch = Batch(model, jobs, frozenset())
     batch.look()
     assert [outcome.status for outcome in batch.run()] == ["done", "failed"]
+
+
+# ---- plausible mistakes
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "new/a.mp4"])
+def test_a_result_that_cannot_be_written_is_no_folder(
+    folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = next(path for path in sorted(folder.rglob("*.png")))
+    assert upscale(photo, "-o", tmp_path / name) == 2
+    assert "wanted a folder or one of .png, .jpg" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_without_photographs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert f"no photographs in {tmp_path / 'in'}; -r looks in its folders too" in capsys.readouterr().err
+
+
+def test_other_spellings_of_formats(folder: Path, tmp_path: Path) -> None:
+    photo = next(path for path in sorted(folder.rglob("*.png")))
+    assert upscale(photo, "-o", tmp_path / "out", "-f", "JPEG") == 0
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".jpg"]

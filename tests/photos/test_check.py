@@ -33,6 +33,22 @@ def test_every_bundled_model_passes(photo: np.ndarray, name: str) -> None:
             assert mismatch(image, model.upscale(image, depth), model.scale) is None, depth
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (16, 16)], ids=str)
+def test_tiny_pictures_pass(size: tuple[int, int]) -> None:
+    colours = np.array([(255 * (n & 1), 255 * (n >> 1 & 1), 255 * (n >> 2)) for n in range(8)], np.uint8)
+    noise = np.random.default_rng(0).integers(0, 2, (8, *size, 3), np.uint8) * np.uint8(255)
+    flat = np.broadcast_to(colours[:, None, None], noise.shape)
+    for name in zoo.bundled():
+        model = quantsr.load(name, threads=1)
+        for image in map(np.ascontiguousarray, (*flat, *noise)):
+            assert mismatch(image, model.upscale(image, "quarter"), model.scale) is None, (name, image)
+
+
+def test_a_tiny_picture_may_not_be_black() -> None:
+    white = np.full((3, 5, 3), 255, np.uint8)
+    assert mismatch(white, np.zeros((12, 20, 3), np.uint8), 4) is not None
+
+
 def test_bicubic_passes(photo: np.ndarray) -> None:
     assert mismatch(photo, images.bicubic(photo, 4), 4) is None
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -472,13 +473,31 @@ def test_writing_can_be_stopped(tmp_path: Path, suffix: str, deep: bool) -> None
     assert path.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
-def test_large_pngs_are_compressed_by_runs(tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = picture(300, 400)
-    photos.write(tmp_path / "small.png", Photo(pixels))
-    monkeypatch.setattr(sys.modules["quantsr.photos.write"], "LARGE_PIXELS", 300 * 400 - 1)
-    photos.write(tmp_path / "large.png", Photo(pixels))
-    np.testing.assert_array_equal(photos.read(tmp_path / "large.png").pixels, pixels)
-    expected = io.BytesIO()
-    Image.fromarray(pixels).save(expected, "PNG", compress_type=zlib.Z_RLE)
-    assert (tmp_path / "large.png").read_bytes() == expected.getvalue()
-    assert (tmp_path / "small.png").read_bytes() != expected.getvalue()
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,)], ids=["L", "LA", "RGB", "RGBA"])
+def test_large_pngs_are_written_in_bands(
+    tmp_path: Path, channels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["quantsr.photos.write"], "LARGE_PIXELS", 301 * 907 - 1)
+    pixels = noise(channels, np.uint8, (301, 907))
+    pixels[100:200] = 7
+    metadata = Metadata(b"", b"<x/>", SRGB, (300, 300))
+    photos.write(tmp_path / "large.png", Photo(pixels, metadata))
+    read = photos.read(tmp_path / "large.png")
+    np.testing.assert_array_equal(read.pixels, pixels)
+    assert (read.metadata.xmp, read.metadata.icc) == (b"<x/>", SRGB)
+
+
+def test_a_large_png_takes_little_memory_beside_its_pixels(tmp_path: Path) -> None:
+    """Pillow would first copy 12 megapixels into 48 MB."""
+    script = f"""
+import resource
+import numpy as np
+from quantsr import photos
+photos.write({str(tmp_path / "a.png")!r}, photos.Photo(np.zeros((8, 8, 3), np.uint8)))
+pixels = np.random.default_rng(0).integers(0, 9, (3000, 4000, 3), np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+photos.write({str(tmp_path / "b.png")!r}, photos.Photo(pixels))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16_000

@@ -356,6 +356,42 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("suffix", plan.CONTAINERS)
+def test_resume_leaves_a_finished_result_alone(
+    suffix: str, make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = make_clip(tmp_path / "a.mkv", frames=6, audio=None), tmp_path / f"b{suffix}"
+    assert enlarge(source, "-o", out) == 0
+    before, when = out.read_bytes(), out.stat().st_mtime_ns
+    capsys.readouterr()
+    assert enlarge(source, "-o", out, "--resume") == 0
+    assert "96x72  6 frames  was done before" in capsys.readouterr().out
+    assert enlarge(source, "-o", out, "--resume", "--json") == 0
+    begin, note, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (begin["frames"], begin["done"], note["event"], end["state"], end["done"]) == (6, 6, "note", "complete", 6)
+    other = make_clip(tmp_path / "c.mkv", frames=7, audio=None)
+    assert enlarge(other, "-o", out, "--resume") == 4
+    assert "not the result of this (6 of 7 frames" in capsys.readouterr().err
+    assert enlarge(source, "-o", out, "--resume", "-s", "4", "-n", "quantsr-c-x4-w4a4") == 4
+    assert "wanted av1 of 192x144); pass --force" in capsys.readouterr().err
+    assert out.read_bytes() == before and out.stat().st_mtime_ns == when
+    assert not list(tmp_path.glob(".quantsr-*"))
+
+
+def test_a_run_that_was_killed_after_its_result_was_named_ends_well(
+    make_clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = make_clip(tmp_path / "a.mkv", frames=3), tmp_path / "b.mkv"
+    with monkeypatch.context() as patch:
+        patch.setattr("quantsr.video.job.Job.clear", lambda job: job.leave())
+        assert enlarge(source, "-o", out) == 0
+    assert list(tmp_path.glob(".quantsr-*"))
+    before = out.read_bytes()
+    assert enlarge(source, "-o", out, "--resume") == 0
+    assert "was done before" in capsys.readouterr().out and out.read_bytes() == before
+    assert not list(tmp_path.glob(".quantsr-*"))
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments(make_clip: Make, tmp_path: Path) -> None:
     """Also while segments are written, while all is put together, and while the folder is cleared."""

@@ -10,6 +10,22 @@ from pathlib import Path
 from quantsr.photos import FORMATS, READABLE, format_of
 
 TEMPLATE = "{stem}_x{scale}{suffix}"
+# Suffixes of files that are not written: nobody means a folder by such a name.
+NOT_WRITTEN = (
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jxl",
+    ".mkv",
+    ".mp4",
+    ".pdf",
+    ".ppm",
+    ".psd",
+    ".svg",
+    ".tga",
+    ".webm",
+)
 FIELDS = ("stem", "name", "scale", "model", "depth", "suffix")
 
 
@@ -72,6 +88,9 @@ def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: 
     """
     if output is not None and format_of(output) and not output.is_dir():
         jobs = [_into_file(inputs, output, naming)]
+    elif output is not None and output.suffix.lower() in NOT_WRITTEN and not output.exists():
+        known = ", ".join(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
+        raise PlanError(f"got the file {output}, wanted a folder or one of {known}")
     else:
         jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive)]
     _refuse_meeting(jobs)

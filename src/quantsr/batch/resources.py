@@ -5,21 +5,26 @@ import shutil
 from pathlib import Path
 
 from quantsr.photos import Facts, Format
+from quantsr.photos.write import LARGE_PIXELS
 
 MIB = 1 << 20
-PROGRAM_BYTES = 80 * MIB  # the interpreter with its libraries, and a model
+PROGRAM_BYTES = 112 * MIB  # the interpreter with its libraries, a model, and what allocators hold back
 TILE_BYTES = 1024 * MIB  # enough for the largest tile of the bundled models
 # Bytes of a file for each byte of pixels: medians over 13 photographs of B100 enlarged x4, default quality.
 FILE_SHARE = {"PNG": 0.41, "JPEG": 0.11, "WEBP": 0.06, "TIFF": 0.44, "AVIF": 0.035, "BMP": 1.0}
 DEEP_SHARE = 0.84  # of 16 bits
 
 
-def memory_for(facts: Facts, upscale: int) -> int:
-    """Bytes that are needed whatever the tile: program, picture, result, and the encoder's copy of it."""
+def memory_for(facts: Facts, upscale: int, kind: Format | None) -> int:
+    """Bytes that are needed whatever the tile: program, picture, result, and the encoder's copy of it.
+
+    kind: the format of the result.
+    """
     pixels = facts.width * facts.height
     sample = facts.bits // 8
     alpha = pixels * upscale**2 * sample if facts.channels in (2, 4) else 0
-    encoder = 4 * pixels * upscale**2  # Pillow keeps 4 bytes for a pixel
+    in_bands = kind is not None and kind.name == "PNG" and pixels * upscale**2 > LARGE_PIXELS
+    encoder = 0 if in_bands else 4 * pixels * upscale**2  # Pillow keeps 4 bytes for a pixel
     return PROGRAM_BYTES + pixels * facts.channels * sample * (1 + upscale**2) + alpha + encoder
 
 

@@ -161,7 +161,7 @@ class Batch:
         limit = self.settings.memory or resources.free_memory()
         if facts is None or limit is None:
             return None
-        left = limit - resources.memory_for(facts, self.model.scale)
+        left = limit - resources.memory_for(facts, self.model.scale, photos.format_of(job.target))
         if self.settings.memory is None and left >= resources.TILE_BYTES:
             return None
         if left < 0:

@@ -10,7 +10,7 @@ import numpy as np
 from quantsr import _native, images, metrics
 from quantsr.bench import measure, parts, random_network
 from quantsr.bench.cases import Cut, Network, Picture, cut, samples, turned
-from quantsr.bench.engines import Engine, engines
+from quantsr.bench.engines import engines
 from quantsr.bench.job import Job
 from quantsr.bench.report import title
 from quantsr.bench.rows import Row, row
@@ -43,7 +43,7 @@ class Run:
         piece = cut(network, part, tail, source, self.seed)
         folder = self.folder / f"{len(list(self.folder.iterdir()))}"
         piece.save(folder, turned(source) if network.has_size else samples(source))
-        fitting = [name for name in self.engines if self.fits(engines()[name], network, part)]
+        fitting = [name for name in self.engines if part == "network" or not engines()[name].whole]
         names = [name for name in fitting if self.build(_job(name, folder, 1), facts)]
         made: list[Row] = []
         for picture in pictures:
@@ -53,9 +53,6 @@ class Run:
                 made += self.case(jobs, facts | {"size": picture.size, "threads": count}, piece, picture)
         self.rows += made
         return made
-
-    def fits(self, engine: Engine, network: Network, part: str) -> bool:
-        return (part == "network" or not engine.whole) and (engine.transformers or not network.has_size)
 
     def build(self, job: Job, facts: Row) -> bool:
         try:

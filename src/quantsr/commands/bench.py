@@ -1,8 +1,9 @@
 """Measure the engine against other runtimes on the same network, in one interleaved run.
 
-Runtimes that are not installed are named and left out; pip install "quantsr[bench]" gets them. Without --model the
-network has random weights in the shape of EDSR, W4A4, x4. Peers get the same weights as floats. With --photo, a trained
-network runs on the photo, which was reduced before, and the tables show PSNR. More: docs/benchmarks.md.
+Runtimes that are not installed, or cannot run the network, are named and left out; pip install "quantsr[bench]" gets
+them. Without --model the network has random weights in the shape of EDSR, W4A4, x4. Peers get the same weights as
+floats. With --photo, a trained network runs on the photo, which was reduced before, and the tables show PSNR. More:
+docs/benchmarks.md.
 """
 
 import argparse
@@ -56,14 +57,16 @@ def run(args: argparse.Namespace) -> int:
     with usage_errors(PackedModelError, images.ImageError):
         photo = None if args.photo is None else images.read(args.photo)
         main, trained = _networks(args)
-    chosen, left_out = _engines(args, limit)
+    chosen, left_out = _engines(args, limit, main)
+    asked, no_parts = _parts(args.parts, main)
+    left_out |= no_parts
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     pictures = [square(photo, side, args.seed) for side in args.size]
     pictures += [] if photo is None else [Picture(photo)]
     with tempfile.TemporaryDirectory(prefix="quantsr-bench-") as folder:
         bench = Run(Path(folder), chosen, args.rounds, limit, args.seed, lambda text: print(text, file=sys.stderr))
-        for part, tail in _pieces(args.parts, args.tails, main):
+        for part, tail in _pieces(asked, args.tails, main):
             _show(bench.part(main, part, tail, pictures, args.threads))
         if photo is not None:
             truth = reduced(photo, trained.upscale)
@@ -104,7 +107,7 @@ def _network(packed: PackedModel, float_model: PackedModel | None) -> Network:
     return Network.of(packed, float_model)
 
 
-def _engines(args: argparse.Namespace, limit: str | None) -> tuple[list[str], dict[str, str]]:
+def _engines(args: argparse.Namespace, limit: str | None, network: Network) -> tuple[list[str], dict[str, str]]:
     """Those to measure, and why others are left out."""
     known, isas = engines(), available_isas()
     if limit is not None and limit not in isas:
@@ -121,11 +124,22 @@ def _engines(args: argparse.Namespace, limit: str | None) -> tuple[list[str], di
             left_out[name] = "no bfloat16 instructions, or not within --max-isa"
         elif engine.settings.get("isa", allowed[0]) not in allowed:
             left_out[name] = f"beyond --max-isa {limit}"
+        elif network.has_size and not engine.transformers:
+            left_out[name] = "cannot be given transformers"
         else:
             chosen.append(name)
     if not chosen:
         raise Failure("no engine is left to measure", NONE_DONE)
     return chosen, left_out
+
+
+def _parts(asked: list[str], network: Network) -> tuple[list[str], dict[str, str]]:
+    """Those that the network has, and why others are left out."""
+    if not network.has_size:
+        return asked, {}
+    if "network" not in asked:
+        raise Failure(f"--parts: got {' '.join(asked)}, wanted network, the only part of a transformer", USAGE)
+    return ["network"], {f"part {part}": "of a transformer only the whole" for part in asked if part != "network"}
 
 
 def _pieces(parts: list[str], tails: list[str], network: Network) -> Iterator[tuple[str, str]]:

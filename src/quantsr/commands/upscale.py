@@ -9,14 +9,15 @@ a folder that was stopped goes on with --resume.
 import argparse
 import dataclasses
 import re
+import sys
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
+from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Teller, write_report
 from quantsr.batch.within import choose_depth
@@ -33,6 +34,7 @@ from quantsr.commands.common import (
     terminated_as_interrupted,
     usage_errors,
 )
+from quantsr.photos import Facts, Format
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--format", choices=photos.FORMATS, help="default: the input's, or png")
+    parser.add_argument("-f", "--format", type=_format, choices=photos.FORMATS, help="default: the input's, or png")
     parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
     parser.add_argument("--strip", action="store_true", help="leave out EXIF, XMP, colour profile and resolution")
     fields = ", ".join(f"{{{field}}}" for field in FIELDS)
@@ -96,6 +98,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
         every = plan(args.inputs, args.output, naming, recursive=args.recursive)
+        if not every:
+            deeper = "" if args.recursive else "; -r looks in its folders too"
+            print(f"quantsr: no photographs in {printable(args.inputs[0])}{deeper}", file=sys.stderr)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
         into_folder = bool(every) and every[0].root is not None
@@ -108,10 +113,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     batch = Batch(model, jobs, frozenset(job.source.resolve() for job in every), settings, journal)
     batch.look()
     if args.within is not None:
-        left = [job for job in jobs if job.source in batch.facts and not batch.finished(job)]
-        kinds = Counter(photos.format_of(job.target) for job in left).most_common(1)
-        kind = (kinds[0][0] if kinds else None) or photos.FORMATS["png"]
-        chosen, estimate = choose_depth(model, [batch.facts[job.source] for job in left], kind, args.within)
+        chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
             print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
@@ -122,6 +124,13 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     if journal and args.resume:
         journal.remove_leftovers()
     return batch, depth
+
+
+def _left(batch: Batch) -> list[tuple[Facts, Format]]:
+    """What is still to be done, with the format of each result."""
+    jobs = [job for job in batch.jobs if job.source in batch.facts and not batch.finished(job)]
+    kinds = [photos.format_of(job.target) for job in jobs]
+    return [(batch.facts[job.source], kind) for job, kind in zip(jobs, kinds, strict=True) if kind]
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -154,6 +163,10 @@ def _exit_code(outcomes: list[Outcome]) -> int:
     if len(failed) < len(outcomes):
         return SOME_FAILED
     return NO_ROOM if all(outcome.denied for outcome in failed) else NONE_DONE
+
+
+def _format(text: str) -> str:
+    return {"jpeg": "jpg", "tif": "tiff"}.get(text.lower(), text.lower())
 
 
 def _percent(text: str) -> int:

@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _enlarge(args: argparse.Namespace, model: Model, plan: "Plan", teller: "Teller") -> None:
     from quantsr.engine import usable_cpus
-    from quantsr.video import assemble, clip
+    from quantsr.video import assemble, clip, verify
     from quantsr.video.encode import Target
     from quantsr.video.job import Job
     from quantsr.video.plan import ASPECTS
@@ -116,9 +116,16 @@ def _enlarge(args: argparse.Namespace, model: Model, plan: "Plan", teller: "Tell
     assemble.check_fits(plan, target)
     job = Job(plan.path, _facts(args, plan, target), resume=args.resume, force=args.force)
     try:
-        if not job.made:
-            if not len(job.times):
-                job.begin(clip.scan(plan.source, head, tolerant=args.accept_damage, told=teller.looking))
+        if not job.made and not len(job.times):
+            times = clip.scan(plan.source, head, tolerant=args.accept_damage, told=teller.looking)
+            if job.found:
+                verify.check_result(plan, target, times)
+                job.times, job.made = times, True
+            else:
+                job.begin(times)
+        if job.made:
+            teller.already(len(job.times), _told(plan, target, exact=assemble.keeps_times(plan, job.times)))
+        else:
             film = Film(model, plan, target, job.times, settings)
             exact = assemble.keeps_times(plan, job.times)
             _begin(film, job, exact, teller)
@@ -131,7 +138,17 @@ def _enlarge(args: argparse.Namespace, model: Model, plan: "Plan", teller: "Tell
 
 def _begin(film: "Film", job: "Job", exact: bool, teller: "Teller") -> None:
     plan, target = film.plan, film.target
-    facts = {
+    done = min(len(job.times), job.finished() * film.settings.segment)
+    teller.begin(len(job.times), done, _told(plan, target, exact=exact))
+    if not exact:
+        teller.note(f"{plan.suffix} holds milliseconds: frames move by half of one at most; .mp4 keeps their times")
+    if target.format_loses(plan.head):
+        teller.note(f"{plan.head.format} becomes {target.format}; --codec ffv1 keeps it")
+
+
+def _told(plan: "Plan", target: "Target", *, exact: bool) -> dict[str, Any]:
+    """What is told of the result. exact: whether it holds the frames' times as they are."""
+    return {
         "width": target.width,
         "height": target.height,
         "codec": target.name,
@@ -139,11 +156,6 @@ def _begin(film: "Film", job: "Job", exact: bool, teller: "Teller") -> None:
         "exact_times": exact,
         "copied": [dataclasses.asdict(extra) for extra in plan.extras],
     }
-    teller.begin(len(job.times), min(len(job.times), job.finished() * film.settings.segment), facts)
-    if not exact:
-        teller.note(f"{plan.suffix} holds milliseconds: frames move by half of one at most; .mp4 keeps their times")
-    if target.format_loses(plan.head):
-        teller.note(f"{plan.head.format} becomes {target.format}; --codec ffv1 keeps it")
 
 
 def _facts(args: argparse.Namespace, plan: "Plan", target: "Target") -> dict[str, Any]:

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile
 from PIL.GifImagePlugin import GifImageFile
 
+from quantsr.photos import avif, png_metadata
 from quantsr.photos import exif as exif_block
-from quantsr.photos import png_metadata
 from quantsr.photos.formats import READERS
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
@@ -101,6 +101,8 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
     _refuse_lying_jpeg(path, image)
+    if image.format == "AVIF":
+        avif.check_sizes(path)
     deep = _deep(image)
     mode = deep or MODES.get(image.mode)
     if mode is None:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,14 +12,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from quantsr import pixels
 from quantsr.files import write_atomically
-from quantsr.photos import exif, png16, tiff
+from quantsr.photos import exif, png, tiff
 from quantsr.photos.formats import FORMATS, Format, format_of
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
 
-# Larger PNGs are compressed by runs alone: a photograph of 12 megapixels takes 0.8 s of CPU time instead of 3.7 s and
-# becomes 3 % larger, a page of text 0.5 s instead of 1.2 s and 2 %.
-LARGE_PIXELS = 4_000_000
+LARGE_PIXELS = 4_000_000  # above, a PNG is written in bands, faster and with little memory
 MARKER_BYTES = 65_533  # of a JPEG segment
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP_HEADER = b"XML:com.adobe.xmp\0\0\0\0\0"
@@ -66,31 +63,33 @@ def write(
     """
     path = Path(path)
     kind = check_fits(path, photo, 1)
+    height, width = photo.pixels.shape[:2]
+
+    def encode_while_asked(file: BinaryIO) -> None:
+        asking = file if proceed is None else cast(BinaryIO, _Asking(file, proceed))
+        encode(asking, kind, photo, quality, large=height * width > LARGE_PIXELS)
+
+    try:
+        write_atomically(path, encode_while_asked, beside)
+    except ValueError as error:
+        raise PhotoError(f"{path}: {error}") from error
+
+
+def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = None, *, large: bool = False) -> None:
+    """What `write` puts into the file. large: as it does of a picture above `LARGE_PIXELS`."""
     image = _fitting(photo.pixels, kind)
     height, width = image.shape[:2]
     old = photo.metadata
     metadata = Metadata(
         exif.for_result(old.exif, width, height), exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi
     )
-
-    def encode(file: BinaryIO) -> None:
-        if kind.name == "TIFF":
-            tiff.write(file, image, metadata)
-        elif image.dtype == np.uint16:
-            png16.write(file, image, _shell(metadata))
-        else:
-            options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
-            if kind.name == "PNG" and height * width > LARGE_PIXELS:
-                options["compress_type"] = zlib.Z_RLE
-            Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
-
-    def encode_while_asked(file: BinaryIO) -> None:
-        encode(file if proceed is None else cast(BinaryIO, _Asking(file, proceed)))
-
-    try:
-        write_atomically(path, encode_while_asked, beside)
-    except ValueError as error:
-        raise PhotoError(f"{path}: {error}") from error
+    if kind.name == "TIFF":
+        tiff.write(file, image, metadata)
+    elif image.dtype == np.uint16 or (kind.name == "PNG" and large):
+        png.write(file, image, _shell(metadata))
+    else:
+        options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
+        Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
 
 
 class _Asking:

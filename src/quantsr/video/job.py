@@ -24,8 +24,11 @@ RESULT = ".result.tmp"
 class Job:
     """facts: what decides the frames of the result, as JSON takes it.
 
-    Raises VideoError if another run is at it, if the result exists (unless `force`), or if it was begun before and
-    `resume` and `force` are False, or `resume` is True and the facts were others.
+    made: the result is there, and is this job's. found: something of its name is there, and nothing was left of its
+    making: with `resume` it may be the result of a run that ended well, which is for the caller to look at.
+
+    Raises VideoError if another run is at it, if the result exists (unless `force` or found), or if it was begun before
+    and `resume` and `force` are False, or `resume` is True and the facts were others.
     """
 
     def __init__(self, target: Path, facts: dict[str, Any], *, resume: bool, force: bool) -> None:
@@ -42,7 +45,9 @@ class Job:
         try:
             old = self._read()
             self.made = resume and old is not None and self._is_made()
-            if os.path.lexists(target) and not force and not self.made:
+            there = os.path.lexists(target) and not force
+            self.found = there and resume and old is None
+            if there and not self.made and not self.found:
                 raise VideoError(f"{target} exists; pass --force to overwrite it")
             self.times = self._resumed(old) if resume and old else self._fresh(old, force)
         except BaseException:

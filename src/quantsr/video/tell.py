@@ -11,12 +11,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from quantsr.batch.resources import printable
 from quantsr.video.plan import Plan
 
+ALREADY = "was done before, nothing is left to do; --force makes it again"
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 class Teller(Protocol):
     def looking(self, frames: int) -> None: ...
     def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None: ...
+    def already(self, frames: int, facts: dict[str, Any]) -> None: ...
     def progress(self, frames: float) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self, state: str, error: str) -> None: ...
@@ -35,6 +37,10 @@ class JsonLines:
     def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None:
         self._frames, self._at = frames, done
         self._print("begin", self._names | {"frames": frames, "done": done} | facts)
+
+    def already(self, frames: int, facts: dict[str, Any]) -> None:
+        self.begin(frames, frames, facts)
+        self.note(ALREADY)
 
     def progress(self, frames: float) -> None:
         self._at = frames
@@ -65,6 +71,7 @@ class ForPeople:
         self._task = self._bar.add_task("looking", total=None, speed="")
         self._bar.start()
         self._frames, self._done, self._begun = 0, 0, self._start
+        self._already = False
 
     def looking(self, frames: int) -> None:
         self._bar.update(self._task, description=f"looking: {frames} frames")
@@ -73,6 +80,10 @@ class ForPeople:
         self._frames, self._done, self._begun = frames, done, time.monotonic()
         self._size = f"{facts['width']}x{facts['height']}"
         self._bar.update(self._task, total=frames, completed=done, description=f"{done}/{frames} frames")
+
+    def already(self, frames: int, facts: dict[str, Any]) -> None:
+        self.begin(frames, frames, facts)
+        self._already = True
 
     def progress(self, frames: float) -> None:
         speed = (frames - self._done) / max(1e-9, time.monotonic() - self._begun)
@@ -90,7 +101,7 @@ class ForPeople:
         self._bar.stop()
         if state == "complete":
             names = f"{printable(self._plan.source)} -> {printable(self._plan.path)}"
-            seconds = time.monotonic() - self._start
-            print(f"{names}  {self._size}  {self._frames} frames  {seconds:.1f} s", flush=True)
+            took = ALREADY if self._already else f"{time.monotonic() - self._start:.1f} s"
+            print(f"{names}  {self._size}  {self._frames} frames  {took}", flush=True)
         elif self._frames:
             self._console.print("the same command with --resume goes on from here", **PLAIN)

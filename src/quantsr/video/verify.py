@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.video.clip import Times, VideoError, extras, film, opened, reading
+from quantsr.video.encode import Target
 from quantsr.video.plan import STEPS, Plan
 
 SHIFT = Fraction(1, 2)  # seconds by which a container that holds no negative times may move all streams together
@@ -52,6 +53,26 @@ def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
     for kind in {stream.kind for stream in sent}:
         for before, after in zip(_of(sent, kind), _of(list(got.values()), kind), strict=True):
             _compare(plan, before, after, shift)
+
+
+def check_result(plan: Plan, target: Target, times: Times) -> None:
+    """Whether the file at `plan.path` is whole and has size, codec, streams and times of what would be made.
+
+    Its frames are not looked at, so the network that made them may be another. Raises VideoError.
+    """
+    try:
+        with opened(plan.path) as result, reading(plan.path):
+            context = film(plan.path, result).codec_context
+            got = f"{context.codec.canonical_name} of {context.width}x{context.height}"
+        wanted = f"{target.name} of {target.width}x{target.height}"
+        if got != wanted:
+            raise VideoError(f"got {got}, wanted {wanted}")
+        verify(plan, plan.path, times, [])
+    except VideoError as error:
+        told = str(error).removeprefix(f"{plan.path}: ")
+        raise VideoError(
+            f"{plan.path} exists and is not the result of this ({told}); pass --force to overwrite it"
+        ) from error
 
 
 def _count(plan: Plan, result: Any) -> None:

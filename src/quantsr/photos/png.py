@@ -1,6 +1,8 @@
-"""PNG of 16 bits a sample, which Pillow cannot write in colour (W3C PNG, third edition, sections 5, 9 and 11).
+"""PNG in bands of rows (W3C PNG, third edition, sections 5, 9 and 11).
 
-Pillow still writes what is not pixels: a picture of one pixel with all metadata, whose chunks are taken over.
+For 16 bits a sample, which Pillow cannot write in colour, and for large pictures, of which Pillow would first make a
+copy of 4 bytes a pixel; as fast as Pillow with the same strategy. Pillow still writes what is not pixels: a picture of
+one pixel with all metadata, whose chunks are taken over.
 """
 
 import struct
@@ -16,30 +18,34 @@ from quantsr.pixels import Pixels
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels
 PAETH = 4
-BAND_BYTES = 1 << 20
-STRATEGY = zlib.Z_RLE  # runs alone: 2.7 times as fast as level 5, and the noise in lower bytes has no more to find
+BAND_BYTES = 1 << 18
+# Runs alone. 8 bits: a photograph of 12 megapixels takes 0.8 s of CPU time instead of 3.8 s and becomes 3 % larger, a
+# page of text 0.5 s instead of 1.2 s and 2 %. 16 bits: 2.7 times as fast, and the noise in lower bytes has no more to
+# find.
+STRATEGY = zlib.Z_RLE
 
 
 def write(file: BinaryIO, pixels: Pixels, shell: bytes) -> None:
-    """uint16 (H, W), (H, W, 2), (H, W, 3) or (H, W, 4). shell: a PNG file with the other chunks."""
+    """uint8 or uint16, (H, W), (H, W, 2), (H, W, 3) or (H, W, 4). shell: a PNG file with the other chunks."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    header = struct.pack(">IIBBBBB", width, height, 16, COLOUR_TYPES[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
     file.write(SIGNATURE + _chunk(b"IHDR", header))
     for name, data in _chunks(shell):
         if name not in (b"IHDR", b"IDAT", b"IEND"):
             file.write(_chunk(name, data))
-    for data in _compressed(pixels.reshape(height, width * channels), 2 * channels):
+    for data in _compressed(pixels.reshape(height, width * channels), pixels.itemsize * channels):
         file.write(_chunk(b"IDAT", data))
     file.write(_chunk(b"IEND", b""))
 
 
 def _compressed(rows: Pixels, pixel_bytes: int) -> Iterator[bytes]:
     compress = zlib.compressobj(strategy=STRATEGY)
-    band = max(1, BAND_BYTES // (2 * rows.shape[1]))
-    above = np.zeros((1, 2 * rows.shape[1]), np.uint8)
+    row_bytes = rows.itemsize * rows.shape[1]
+    band = max(1, BAND_BYTES // row_bytes)
+    above = np.zeros((1, row_bytes), np.uint8)
     for top in range(0, len(rows), band):
-        raw = rows[top : top + band].astype(">u2").view(np.uint8)
+        raw = rows[top : top + band].astype(rows.dtype.newbyteorder(">")).view(np.uint8)
         filtered = _paeth(raw, np.concatenate([above, raw[:-1]]), pixel_bytes)
         marked = np.insert(filtered, 0, PAETH, axis=1)
         above = raw[-1:]
