@@ -7,7 +7,8 @@ file. Styles of the low-bit layers:
 qdq-int8: QuantizeLinear and DequantizeLinear around each convolution; codes of 2 to 4 bits are held in bytes. What
   runtimes with 8-bit kernels know.
 int4: the same with weights as INT4 and activations as UINT4 tensors (opset 21), codes of 2 and 3 bits in 4.
-int2: the same with INT2 and UINT2 tensors (opset 25), for networks of 2 bits.
+int2: the same with INT2 and UINT2 tensors (opset 25), for networks of 2 bits. Weights of the mid-rise grid are held as
+  their codes, and half a level is added behind.
 qonnx: float tensors and QONNX's Quant nodes of any width, for FPGA tools. No plain runtime executes it.
 float: the plain float network of `dequantize`; another function, for timing and for the quantizers of others.
 
@@ -200,22 +201,29 @@ class _Graph:
         scale = (self.tensors[op.tensors["mul"]].astype(np.float64) / self.steps[op.inputs[0]]).astype(np.float32)
         name = f"{op.output}.weight"
         axis = 1 if linear else 0  # of the output channels
+        per_output = np.expand_dims(scale, tuple(a for a in range(codes.ndim) if a != axis))
         if self.style.weight is None:
-            per_output = np.expand_dims(scale, tuple(a for a in range(codes.ndim) if a != axis))
             grid = [self.constant(f"{name}.scale", per_output), self.constant("zero", np.float32(0))]
             bits = int(op.attrs["weight_bits"]) + (op.kind == "odd_qconv2d")  # odd numbers take one more
             self.quant([self.constant(f"{name}.value", codes * per_output), *grid], name, bits, signed=True)
+        elif op.kind == "odd_qconv2d" and self.style.weight is int2:  # code + 1/2 in place of 2 * code + 1
+            levels = self.dequantized((codes - 1) // 2, 2 * scale, f"{name}.levels", axis)
+            self.node("Add", [levels, self.constant(f"{name}.half", per_output)], name)
         else:
-            _require_room(name, int(codes.min()), int(codes.max()), self.style.weight)
-            stored = self.constant(f"{name}.codes", codes.astype(self.style.weight))
-            grid = [self.constant(f"{name}.scale", scale)]
-            grid.append(self.constant(f"{name}.zero", np.zeros(len(scale), self.style.weight)))
-            self.node("DequantizeLinear", [stored, *grid], name, axis=axis)
+            self.dequantized(codes, scale, name, axis)
         if linear:
             return self.linear(op, name)
         product = self.conv(op, [name], f"{op.output}.product", codes.shape[2])
         bias = self.constant(op.tensors["bias"], _per_channel(self.tensors[op.tensors["bias"]], PLANES))
         self.node("Add", [product, bias], op.output)
+
+    def dequantized(self, codes: np.ndarray, scale: np.ndarray, output: str, axis: int) -> str:
+        """codes * scale, a scale for each index of the axis."""
+        _require_room(output, int(codes.min()), int(codes.max()), self.style.weight)
+        stored = self.constant(f"{output}.codes", codes.astype(self.style.weight))
+        grid = [self.constant(f"{output}.scale", scale)]
+        grid.append(self.constant(f"{output}.zero", np.zeros(len(scale), self.style.weight)))
+        return self.node("DequantizeLinear", [stored, *grid], output, axis=axis)
 
     def conv(self, op: Op, weight_and_bias: list[str], output: str, kernel: int) -> str:
         inputs = [self.turn(op.inputs[0], PLANES), *weight_and_bias]
