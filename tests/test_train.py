@@ -36,11 +36,12 @@ FLOAT: dict[str, dict[str, Any]] = {}
 W2A2: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 2, "act_bits": 2}}
 W4A4: dict[str, dict[str, Any]] = {"quant": {"weight_bits": 4, "act_bits": 4}}
 DQA = W4A4 | {"model": {"blocks": 4}, "run": {"depths": ["full", "half", "quarter"]}}
+MUON: dict[str, dict[str, Any]] = {"optim": {"method": "muon"}}
 SWIN: dict[str, dict[str, Any]] = {
     "model": {"backbone": "swinir", "channels": 8, "blocks": 2, "layers": 2, "heads": 2, "window": 4}
 }
 SWIN_DQA = SWIN | {"quant": {}, "run": {"depths": ["full", "half"]}}
-KINDS = pytest.mark.parametrize("kind", [FLOAT, W2A2, DQA], ids=["float", "W2A2", "three depths"])
+KINDS = pytest.mark.parametrize("kind", [FLOAT, W2A2, DQA, MUON], ids=["float", "W2A2", "three depths", "Muon"])
 
 
 @pytest.fixture
@@ -105,7 +106,11 @@ def run_until(config: TrainConfig, step: int, *, resume: bool = False) -> None:
 # ---- learning
 
 
-@pytest.mark.parametrize("kind", [FLOAT, W4A4, W2A2, SWIN | W4A4], ids=["float", "W4A4", "W2A2", "SwinIR W4A4"])
+@pytest.mark.parametrize(
+    "kind",
+    [FLOAT, W4A4, W2A2, SWIN | W4A4, SWIN | MUON | W2A2],
+    ids=["float", "W4A4", "W2A2", "SwinIR W4A4", "SwinIR Muon W2A2"],
+)
 def test_the_loss_falls(make: Make, kind: dict[str, dict[str, Any]]) -> None:
     config = make(kind, {"optim": {"steps": 60}, "run": {"log_every": 10, "validate_every": 60}})
     trainer = train.run(config)
@@ -238,21 +243,6 @@ def test_gradients_are_clipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
         norms.append(math.hypot(*(p.grad.norm().item() for p in trainer.network.parameters())))
     assert norms[0] > 0.01
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_steps_and_shifts_learn_at_their_own_rate(make: Make) -> None:
-    trainer = Trainer(make(W4A4, {"optim": {"quantizer_rate": 0.25, "shift_rate": 0.5}}))
-    trainer.step = 5
-    trainer.update(*trainer.sampler(5))
-    groups = {group["relative_rate"]: group for group in trainer.optimizer.param_groups}
-    rate = train.learning_rate(trainer.config.optim, 5)
-    assert {relative: group["lr"] for relative, group in groups.items()} == {r: r * rate for r in (1.0, 0.25, 0.5)}
-    layers = quantized_layers(trainer.network).values()
-    shifts = {id(layer.act_quantizer.shift) for layer in layers}
-    steps = {id(quantizer.scale) for layer in layers for quantizer in (layer.act_quantizer, layer.weight_quantizer)}
-    assert {id(p) for p in groups[0.25]["params"]} == steps and len(steps) == 8
-    assert {id(p) for p in groups[0.5]["params"]} == shifts and len(shifts) == 4
-    assert len(groups[1.0]["params"]) + 12 == len(list(trainer.network.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file each, written atomically; never pickle.
 
-Tensor names: `model.*` the trained weights, `ema.*` their average, `optim.<field>.<parameter>` Adam's state.
+Tensor names: `model.*` the trained weights, `ema.*` their average, `optim.<field>.<parameter>` the optimiser's state.
 Metadata: `config` and `state` as JSON, and `sha256` of both and all tensors, which older files lack. A file of weights
 alone (what a run exports) has only `ema.*`.
 """

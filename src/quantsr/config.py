@@ -49,9 +49,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its schedule, and averaging."""
+    """The optimiser, its schedule, and averaging."""
 
     steps: int = 8000  # optimiser steps in the whole run
+    method: str = "adam"  # "adam", or "muon" for the trunk's weights and Adam for the rest; see `optimizers`
     learning_rate: float = 1e-3  # peak, of weights and biases
     quantizer_rate: float = 0.1  # learning rate of quantizer steps and bounds, relative to the weights'
     shift_rate: float = 0.1  # learning rate of quantizer shifts, relative to the weights'
@@ -128,6 +129,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.optim.schedule in ("cosine", "step"), "optim.schedule", self.optim.schedule, '"cosine" or "step"')
+        _require(self.optim.method in ("adam", "muon"), "optim.method", self.optim.method, '"adam" or "muon"')
         _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
         rlfn = self.teacher.weights and self.teacher.kind == "rlfn"

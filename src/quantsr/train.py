@@ -29,6 +29,7 @@ from quantsr.distributed import Workers
 from quantsr.losses import Objective
 from quantsr.models import ALIKE
 from quantsr.models.depth import rank_by
+from quantsr.optimizers import Optimizer
 from quantsr.progress import RunLog, Silent
 from quantsr.quant import (
     QuantConfig,
@@ -74,7 +75,7 @@ class Trainer:
         workers.agree(self.network)
         set_processes(self.network, workers.count)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizer = make_optimizer(self.network, config.optim)
+        self.optimizer = Optimizer(self.network, config.optim)
         teacher = load_teacher(config, self.device) if config.teacher.weights else None
         self.loss = Objective(config, self.network, teacher)
         if run.compile:
@@ -131,9 +132,7 @@ class Trainer:
         """One optimiser step; returns the loss. A non-finite loss or gradient leaves every weight as it was."""
         lr, hr = (t.to(self.device, memory_format=torch.channels_last, non_blocking=True) for t in (lr, hr))
         optim = self.config.optim
-        rate = self.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["relative_rate"]
+        self.optimizer.set_rate(self.rate(self.step))
         if optim.temperatures:
             set_temperature(self.network, optim.temperatures[self.step * len(optim.temperatures) // optim.steps])
         self.optimizer.zero_grad()
@@ -217,10 +216,7 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": t for name, t in self.averaged.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            for field, value in self.optimizer.state[parameter].items():
-                tensors[f"optim.{field}.{name}"] = value
-        return tensors
+        return tensors | {f"optim.{name}": t for name, t in self.optimizer.tensors()}
 
     def _restore(self, found: Checkpoint) -> None:
         self.step, self.rollbacks = found.state["step"], found.state.get("rollbacks", 0)
@@ -228,13 +224,7 @@ class Trainer:
         self.averaged.load_state_dict(found.part("ema"))
         for network in (self.network, self.averaged):
             network.set_ranking(found.state["ranking"])
-        moments = {field: found.part(f"optim.{field}") for field in ("step", "exp_avg", "exp_avg_sq")}
-        for name, parameter in self.network.named_parameters():
-            if name in moments["exp_avg"]:
-                state = {f: m[name].to(self.device) for f, m in moments.items()}  # fused Adam counts steps there too
-                for field in ("exp_avg", "exp_avg_sq"):
-                    state[field] = torch.empty_like(parameter).copy_(state[field])  # the parameter's own layout
-                self.optimizer.state[parameter] = state
+        self.optimizer.restore(found.part("optim"))
 
 
 def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
@@ -319,20 +309,6 @@ def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
     fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid")
     return a is not None and all(getattr(a, name) == getattr(b, name) for name in fields)
-
-
-def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Adam:
-    """Adam with a group each for weights, biases and gains, for quantizer steps and bounds, and for shifts."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        quantizer_rate = config.shift_rate if name.endswith("shift") else config.quantizer_rate
-        groups.setdefault(quantizer_rate if "quantizer" in name else 1.0, []).append(parameter)
-    return torch.optim.Adam(
-        [{"params": parameters, "relative_rate": rate} for rate, parameters in groups.items()],
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        fused=True,
-    )
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

@@ -20,6 +20,7 @@ from a percentile, and a mid-rise grid of weights: with v = clamp(w / scale - 1/
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig, code_range
 from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
-from quantsr.quant.ste import scale_grad, soft_round
+from quantsr.quant.ste import scale_grad, staircase_slope
 
 PERCENTILE = 99  # of |x|, which the largest code then stands for
 MID_RISE_START = {2: 1.25, 3: 0.75, 4: 0.42}  # step / mean|w| of the least squared error for a normal distribution
@@ -93,26 +94,32 @@ class RLQ(Quantizer):
     def fake_quant(self, x: Tensor) -> Tensor:
         sharing = x.numel() * self.processes // self.scale.numel()
         scale = self._per_value(scale_grad(self.scale, 1 / math.sqrt(sharing * self._qmax)), x)
-        return self._levels(x, scale) * scale
+        faked: Tensor = _FakeQuant.apply(x, scale, self._shift_of(x), self._grid)
+        return faked
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         shift = None if self.shift is None else self.shift.double()
         step = 2 if self.mid_rise else 1  # odd multiples of half the scale
         qmin, qmax = (step * code + step - 1 for code in code_range(self.bits, self.signed))
         params = QParams(self.bits, qmin, qmax, self.scale.double() / step, shift, step)
-        return (self._levels(x, self._per_value(self.scale, x)) * step).to(torch.int8), params
+        levels = _levels(x, self._per_value(self.scale, x), self._shift_of(x), self._grid)
+        return (levels * step).to(torch.int8), params
 
     @torch.no_grad()
     def keep_valid(self) -> None:
         self.scale.clamp_(min=MIN_SCALE)  # a step of 0 or less would leave a dead layer without gradient
 
-    def _levels(self, x: Tensor, scale: Tensor) -> Tensor:
-        half = 0.5 if self.mid_rise else 0.0
-        v = torch.clamp(self._shifted(x) / scale - half, *code_range(self.bits, self.signed))
-        return soft_round(v, self.temperature or 0.0) + half
+    @property
+    def _grid(self) -> "Grid":
+        qmin, qmax = code_range(self.bits, self.signed)
+        return Grid(float(qmin), float(qmax), 0.5 if self.mid_rise else 0.0, float(self.temperature or 0.0))
 
     def _shifted(self, x: Tensor) -> Tensor:
-        return x if self.shift is None else x + self.shift.view(1, -1, *[1] * (x.dim() - 2))
+        shift = self._shift_of(x)
+        return x if shift is None else x + shift
+
+    def _shift_of(self, x: Tensor) -> Tensor | None:
+        return None if self.shift is None else self.shift.view(1, -1, *[1] * (x.dim() - 2))
 
     def _per_value(self, scale: Tensor, x: Tensor) -> Tensor:
         return scale if scale.dim() == 0 else scale.view(-1, *[1] * (x.dim() - 1))
@@ -120,6 +127,56 @@ class RLQ(Quantizer):
     @property
     def _qmax(self) -> int:
         return code_range(self.bits, self.signed)[1]
+
+
+class Grid(NamedTuple):
+    """Levels qmin + half .. qmax + half, in steps of 1, and the temperature of the backward staircase."""
+
+    qmin: float
+    qmax: float
+    half: float
+    temperature: float
+
+
+def _levels(x: Tensor, scale: Tensor, shift: Tensor | None, grid: Grid) -> Tensor:
+    return torch.round(_clamped(x, scale, shift, grid)[1]) + grid.half
+
+
+def _clamped(x: Tensor, scale: Tensor, shift: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
+    """u and v."""
+    u = (x if shift is None else x + shift) / scale - grid.half
+    return u, torch.clamp(u, grid.qmin, grid.qmax)
+
+
+def _values(x: Tensor, scale: Tensor, shift: Tensor | None, grid: Grid) -> Tensor:
+    """x_hat."""
+    return _levels(x, scale, shift, grid) * scale
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor | None, grid: Grid
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of x, scale and shift, from that of x_hat."""
+    u, v = _clamped(x, scale, shift, grid)
+    slope = torch.where(u == v, staircase_slope(v, grid.temperature), 0.0)
+    to_x = grad * slope
+    to_scale = (grad * (torch.round(v) + grid.half - slope * (v + grid.half))).sum_to_size(scale.shape)
+    return to_x, to_scale, None if shift is None else to_x.sum_to_size(shift.shape)
+
+
+class _FakeQuant(torch.autograd.Function):
+    """`_values` with `_gradients`: between the two only the arguments are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor | None, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x, scale, shift)
+        ctx.grid = grid
+        return _values(x, scale, shift, grid)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift = ctx.saved_tensors
+        return *_gradients(grad, x, scale, shift, ctx.grid), None
 
 
 def weight(config: QuantConfig, channels: int) -> RLQ:

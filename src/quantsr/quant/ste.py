@@ -16,12 +16,13 @@ from torch import Tensor
 def staircase_slope(v: Tensor, temperature: float) -> Tensor:
     """Slope of RLQ's smooth staircase at v: 1 on average over each cell, largest at the rounding threshold.
 
-    With f = v - floor(v): phi'(f) = T * (1 - tanh^2(T*(f - 1/2))) / (2 * tanh(T/2)); T = 0 gives 1 everywhere.
+    With f = v - floor(v): phi'(f) = T * (1 - tanh^2(T*(f - 1/2))) / (2 * tanh(T/2)); T = 0 gives 1 everywhere. Here
+    1 - tanh^2(a) = 4 * r * (1 - r) with r the logistic function of 2a, which is cheaper.
     """
     if temperature == 0:
         return torch.ones_like(v)
-    wave = torch.tanh(temperature * (v - torch.floor(v) - 0.5))
-    return (temperature / (2 * math.tanh(temperature / 2))) * (1 - wave * wave)
+    rise = torch.sigmoid((2 * temperature) * (v - torch.floor(v) - 0.5))
+    return (2 * temperature / math.tanh(temperature / 2)) * (rise * (1 - rise))
 
 
 class _SoftRound(torch.autograd.Function):
