@@ -83,8 +83,8 @@ PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
 {stages(facts["training"]["stages"])}
 
 Loss: L1 to the photograph and, where a teacher is named, in equal parts to the teacher's output (RLFN x4, Kong et al.,
-CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures). Adam, cosine decay, bf16 autocast, averaged
-weights. Machine: two cores of an Intel Xeon with AMX, no GPU.
+CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures; a checkpoint is a network of this project).
+Cosine decay, bf16 autocast, averaged weights. Machine: two cores of an Intel Xeon with AMX, no GPU.
 
 ### Data
 
@@ -106,7 +106,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def stages(history: list[dict[str, Any]]) -> str:
-    columns = ("bits", "depths", "steps", "batch", "patch", "learning_rate", "teacher")
+    columns = ("bits", "depths", "steps", "batch", "patch", "learning_rate", "method", "teacher")
+    history = [{"method": "adam"} | stage for stage in history]  # what was the only one
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for stage in history:
         cells = (", ".join(v) if isinstance(v := stage.get(column, ""), list) else str(v) for column in columns)

@@ -11,6 +11,7 @@ score quantsr-c-x4-w3a3 x4-w3a3 all
 score quantsr-c-x4-w2a2 x4-w2a2 all
 score checkpoints/t-x4-float.safetensors t-x4-float full
 score quantsr-t-x4-w4a4 t-x4-w4a4 all
+score quantsr-t-x4-w2a2 t-x4-w2a2 all
 score bicubic-x3 x3-bicubic full
 score checkpoints/x3-float.safetensors x3-float full
 score quantsr-c-x3-w4a4 x3-w4a4 all
@@ -21,3 +22,5 @@ score checkpoints/x2-float.safetensors x2-float full
 score quantsr-c-x2-w4a4 x2-w4a4 all
 score quantsr-c-x2-w3a3 x2-w3a3 all
 score quantsr-c-x2-w2a2 x2-w2a2 all
+score checkpoints/t-x2-float.safetensors t-x2-float full
+score quantsr-t-x2-w4a4 t-x2-w4a4 all

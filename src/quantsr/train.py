@@ -247,6 +247,7 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
         "batch": config.data.batch,
         "patch": config.data.patch,
         "learning_rate": config.optim.learning_rate,
+        "method": config.optim.method,
         "depths": config.run.depths,
         "teacher": f"{config.teacher.kind}: {Path(config.teacher.weights).name}" if config.teacher.weights else "none",
     }
