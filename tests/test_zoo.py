@@ -23,7 +23,8 @@ def short(name: str) -> str:
 
 def test_the_promised_models_are_inside() -> None:
     convolutional = {f"quantsr-c-x{scale}-w{bits}a{bits}" for scale in (2, 3, 4) for bits in (2, 3, 4)}
-    assert convolutional | {"quantsr-t-x4-w4a4"} <= set(NAMES)
+    transformers = {"quantsr-t-x4-w4a4", "quantsr-t-x2-w4a4"}
+    assert convolutional | transformers <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
