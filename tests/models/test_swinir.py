@@ -172,3 +172,15 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
 
 def test_the_state_holds_no_constants() -> None:
     assert not {"mean", "pairs"} & {name.rpartition(".")[2] for name in tiny().state_dict()}
+
+
+@torch.no_grad()
+def test_linear_layers_see_the_pixels_of_an_image_together() -> None:
+    network, seen = SwinIR(upscale=2, channels=8, blocks=1, layers=2, heads=2, window=4), []
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    for linear in linears:
+        linear.register_forward_pre_hook(lambda _, args: seen.append((args[0].shape[0], args[0][0].numel())))
+    network(torch.rand(3, 3, 8, 12))
+    assert len(seen) == 8
+    assert {images for images, _ in seen} == {3}  # some quantizers measure image by image
+    assert {values for _, values in seen} == {8 * 12 * 8, 8 * 12 * 16}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quantsr import exact, images, metrics, reference
-from quantsr.models.swinir import SwinIR, WindowAttention, hidden_pairs, mirrored
+from quantsr.models.swinir import SwinIR, WindowAttention, from_windows, hidden_pairs, mirrored
 from quantsr.packing import dumps, loads
 from quantsr.packing.cost import cost
 from quantsr.packing.lift import lift
@@ -104,6 +104,7 @@ def test_each_layer_fed_the_same_codes_has_equal_accumulators(bits: int, picture
             by_torch = torch.nn.functional.conv2d(codes.double(), weights.double(), padding=1)[0].permute(1, 2, 0)
             codes = codes.permute(0, 2, 3, 1)
         else:
+            codes = codes.reshape(1, 1, -1, codes.shape[-1])  # pixels in the order of the layer
             by_torch = (codes.double() @ weights.double().T)[0]
         stored = (codes[0].numpy().astype(np.int16) - act.qmin).astype(np.uint8)
         op = ops[name]
@@ -174,8 +175,12 @@ def test_attention_equals_the_networks() -> None:
     layer, x = WindowAttention(12, 3, 8, 4), torch.randn(1, 16, 24, 12)
     layer.position_bias.normal_()
     seen: list[torch.Tensor] = []
-    layer.qkv.register_forward_hook(lambda _, __, out: seen.append(out.roll((4, 4), (1, 2))))  # as they were before
-    layer.projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+    def keep(windows: torch.Tensor) -> None:
+        seen.append(from_windows(windows, 8, 16, 24).roll((4, 4), (1, 2)))  # as they lie in the image
+
+    layer.qkv.register_forward_hook(lambda _, __, out: keep(out))
+    layer.projection.register_forward_pre_hook(lambda _, args: keep(args[0]))
     layer(x, hidden_pairs(16, 24, 8, x.device))
     attrs = {"heads": 3, "window": 8, "shift": 4, "scale": 0.5}
     got = run_op("window_attention", [seen[0][0].numpy()], attrs, position_bias=layer.position_bias.numpy())

@@ -43,15 +43,16 @@ class WindowAttention(nn.Module):
         """hidden: `hidden_pairs` of x where windows are shifted, else None."""
         n, h, w, c = x.shape
         shifted = torch.roll(x, (-self.shift, -self.shift), (1, 2)) if self.shift else x
-        qkv = self.qkv(to_windows(shifted, self.window))  # (windows, T, 3C), T = window^2
-        q, k, v = qkv.unflatten(-1, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)  # (windows, heads, T, D)
+        qkv = self.qkv(to_windows(shifted, self.window).view(n, h * w, c))  # (N, pixels window by window, 3C)
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads)  # (windows, T, 3, heads, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (windows, heads, T, D)
         logits = self.scores(q * (c // self.heads) ** -0.5, k.transpose(-2, -1))
         bias = functional.embedding(self.pairs, self.position_bias.to(logits.dtype)).permute(2, 0, 1)  # (heads, T, T)
         if hidden is not None:
             bias = torch.where(hidden[:, None], -torch.inf, bias)  # (windows of an image, heads, T, T)
         logits = (logits.unflatten(0, (n, -1)) + bias).flatten(0, 1)
         mixed = self.mixture(logits.softmax(-1), v, hidden)  # (windows, heads, T, D)
-        mixed = self.projection(mixed.transpose(1, 2).flatten(2))  # (windows, T, C)
+        mixed = self.projection(mixed.transpose(1, 2).reshape(n, h * w, c))  # window by window still
         mixed = from_windows(mixed, self.window, h, w)  # (N, H, W, C)
         return torch.roll(mixed, (self.shift, self.shift), (1, 2)) if self.shift else mixed
 
