@@ -316,10 +316,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_end(whole, broken)
 
 
-@pytest.mark.parametrize("change", [W2A2, {"model": {"upsampler": "paper"}}], ids=["bits", "upsampler"])
+@pytest.mark.parametrize(
+    "change", [W2A2, {"model": {"upsampler": "paper"}}, MUON], ids=["bits", "upsampler", "optimiser"]
+)
 def test_a_run_is_not_resumed_as_another(make: Make, change: dict[str, dict[str, Any]]) -> None:
     run_until(make(W4A4), 6)
-    with pytest.raises(CheckpointError, match=r"checkpoint-0000005\.safetensors: got \[.*not the same run"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-0000005\.safetensors: got .*not the same run"):
         train.run(make(W4A4, change), resume=True)
 
 

@@ -24,7 +24,7 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, config: OptimConfig) -> None:
-        """network: on its device, its memory format decided."""
+        """network: on its device, its convolutions channels last; RuntimeError where Muon finds them otherwise."""
         self.parameters = dict(network.named_parameters())
         self.stepped = dict(self.parameters)  # what the optimisers step: the parameters, or views of them as matrices
         groups: dict[float, list[nn.Parameter]] = {}

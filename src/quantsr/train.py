@@ -188,7 +188,7 @@ class Trainer:
     def resume(self) -> bool:
         """Continues from the newest checkpoint that can be read; False if there is none.
 
-        Raises CheckpointError if it is of another network or quantization.
+        Raises CheckpointError if it is of another network, quantization or optimiser.
         """
         for path in checkpoints.saved_steps(self.folder):
             try:
@@ -196,10 +196,13 @@ class Trainer:
             except checkpoints.CheckpointError as error:
                 log.warning("%s; falling back to the one before", error)
                 continue
-            for part in ("model", "quant"):
-                got, wanted = getattr(found.config, part), getattr(self.config, part)
+            for part, got, wanted in (
+                ("[model]", found.config.model, self.config.model),
+                ("[quant]", found.config.quant, self.config.quant),
+                ("optim.method", found.config.optim.method, self.config.optim.method),
+            ):
                 if got != wanted:
-                    raise checkpoints.CheckpointError(f"{path}: got [{part}] {got}, wanted {wanted}: not the same run")
+                    raise checkpoints.CheckpointError(f"{path}: got {part} {got}, wanted {wanted}: not the same run")
             self._restore(found)
             return True
         return False
