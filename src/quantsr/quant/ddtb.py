@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig
 from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
-from quantsr.quant.ste import clip, soft_round
+from quantsr.quant.ste import clip, round_ste
 
 PERCENTILES = (1, 99)
 
@@ -85,7 +85,7 @@ def _steps(x: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     """x in whole steps, and the step."""
     step = (high - low) / (2**bits - 1)
     first = torch.round(low.detach() / step.detach())
-    steps = soft_round(clip(x, low, high) / step, 0.0)
+    steps = round_ste(clip(x, low, high) / step)
     surplus = steps.detach() - steps.detach().clamp(first, first + 2**bits - 1)  # of halves at the ends; else 0
     return steps - surplus, step
 

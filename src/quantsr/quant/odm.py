@@ -28,7 +28,7 @@ from quantsr.quant.config import MIN_SCALE, NotPackable, QParams, QuantConfig
 from quantsr.quant.ddtb import PERCENTILES, smallest_width
 from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
-from quantsr.quant.ste import clip, soft_round
+from quantsr.quant.ste import clip, round_ste
 
 MISMATCH = 1e-5  # weight of the penalty
 
@@ -91,4 +91,4 @@ class ODMInput(Quantizer):
 
 def _from_low(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     step = (high - low) / (2**bits - 1)
-    return low + soft_round((clip(x, low, high) - low) / step, 0.0) * step
+    return low + round_ste((clip(x, low, high) - low) / step) * step

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig
 from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
-from quantsr.quant.ste import clip, soft_round
+from quantsr.quant.ste import clip, round_ste
 
 
 class PAMSWeight(Quantizer):
@@ -29,7 +29,7 @@ class PAMSWeight(Quantizer):
 
     def fake_quant(self, x: Tensor) -> Tensor:
         step = self._step(x)
-        return soft_round(x / step, 0.0) * step
+        return round_ste(x / step) * step
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         n = _levels(self.bits)
@@ -56,7 +56,7 @@ class PAMSInput(Quantizer):
 
     def fake_quant(self, x: Tensor) -> Tensor:
         step = self.bound / _levels(self.bits)
-        return soft_round(clip(x, -self.bound, self.bound) / step, 0.0) * step
+        return round_ste(clip(x, -self.bound, self.bound) / step) * step
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         n = _levels(self.bits)

@@ -1,7 +1,7 @@
 """Straight-through functions.
 
 >>> v = torch.tensor([0.5, 1.5, -0.2], requires_grad=True)
->>> soft_round(v, temperature=0.0).sum().backward()
+>>> round_ste(v).sum().backward()
 >>> v.grad
 tensor([1., 1., 1.])
 """
@@ -25,22 +25,20 @@ def staircase_slope(v: Tensor, temperature: float) -> Tensor:
     return (2 * temperature / math.tanh(temperature / 2)) * (rise * (1 - rise))
 
 
-class _SoftRound(torch.autograd.Function):
+class _Round(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, v: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(v)
-        ctx.temperature = temperature
+    def forward(ctx: Any, v: Tensor) -> Tensor:
         return torch.round(v)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (v,) = ctx.saved_tensors
-        return grad * staircase_slope(v, ctx.temperature), None
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
 
 
-def soft_round(v: Tensor, temperature: float) -> Tensor:
-    """Forward: round half to even. Backward: times `staircase_slope(v)`. Any shape."""
-    return _SoftRound.apply(v, temperature)
+def round_ste(v: Tensor) -> Tensor:
+    """Forward: round half to even. Backward: 1 (straight-through). Any shape."""
+    rounded: Tensor = _Round.apply(v)
+    return rounded
 
 
 class _ScaleGrad(torch.autograd.Function):
@@ -62,7 +60,7 @@ def scale_grad(x: Tensor, factor: float) -> Tensor:
 def unit_round(r: Tensor, bits: int) -> Tensor:
     """DoReFa's Q_k: r in [0, 1] to the nearest of 2^bits levels from 0 to 1. Backward: 1. Any shape."""
     n = 2**bits - 1
-    return soft_round(r * n, 0.0) / n
+    return round_ste(r * n) / n
 
 
 def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
