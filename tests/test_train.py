@@ -607,6 +607,24 @@ def test_other_bits_keep_the_weights_and_calibrate_anew(make: Make) -> None:
     assert train.run(make(W2A2, folder="again")).step == 12
 
 
+def test_shifts_that_are_left_behind_go_into_the_biases(make: Make) -> None:
+    source = make(W4A4)
+    train.run(source)
+    path = folder_of(source) / "weights.safetensors"
+    found = checkpoints.load(path)
+    for name, tensor in found.tensors.items():
+        if name.endswith("shift"):
+            tensor.copy_(torch.randn_like(tensor))
+    checkpoints.save(path, found)
+    given, x = found.part("ema"), torch.rand(1, 8, 6, 6)
+    for name, layer in quantized_layers(started_from(make, source, W2A2).network).items():
+        shifted = x + given[f"{name}.act_quantizer.shift"].view(1, -1, 1, 1)
+        wanted = functional.conv2d(shifted, given[f"{name}.weight"], given[f"{name}.bias"])
+        torch.testing.assert_close(functional.conv2d(x, layer.weight, layer.bias), wanted, atol=1e-4, rtol=1e-4)
+    same = started_from(make, source, W4A4, folder="same").network
+    assert all(torch.equal(layer.bias, given[f"{name}.bias"]) for name, layer in quantized_layers(same).items())
+
+
 def test_equal_bits_keep_the_quantizers(make: Make) -> None:
     source = make(W4A4, {"model": {"upscale": 4}})
     train.run(source)

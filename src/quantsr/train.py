@@ -40,6 +40,7 @@ from quantsr.quant import (
     set_processes,
     set_temperature,
 )
+from quantsr.quant.layers import response
 from quantsr.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
     """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
     network = checkpoints.build(config.model)
     if source is not None:
-        _take_over(network, source.part("ema"))
+        _take_over(network, without_shifts(source.part("ema")))
         if len(source.state["ranking"]) == len(network.ranking):
             network.set_ranking(source.state["ranking"])
     first = config.optim.steps
@@ -308,6 +309,16 @@ def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
     network.load_state_dict(fitting, strict=False)
     if missing := sorted(set(own) - set(fitting)):
         log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
+
+
+def without_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors as they are without quantizers: what the shift of a layer's input adds goes into its bias."""
+    moved = dict(tensors)
+    for name, shift in tensors.items():
+        layer, _, role = name.rpartition(".act_quantizer.")
+        if role == "shift":
+            moved[f"{layer}.bias"] = tensors[f"{layer}.bias"] + response(tensors[f"{layer}.weight"], shift)
+    return moved
 
 
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:

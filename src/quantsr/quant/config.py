@@ -48,7 +48,7 @@ class QuantConfig:
     act_shift: str = "per_channel"  # RLQ's shift of a layer's input: "per_channel", "per_tensor" or "none"
     weight_shift: bool = False  # RLQ: also one learned shift per weight tensor
     weight_grid: str = "mid_tread"  # RLQ: weight levels -2^(b-1) .. 2^(b-1)-1 steps, or "mid_rise": those + 1/2
-    range_init: str = "lsq"  # first steps: "lsq", 2 * mean|x| / sqrt(qmax), or "percentile", 99th of |x| / qmax
+    range_init: str = "lsq"  # first steps: "lsq", "percentile", or "least_error", which starts shifts too
 
     def __post_init__(self) -> None:
         code_range(self.weight_bits, True)
@@ -64,5 +64,5 @@ CHOICES = {
     "weight_granularity": ("per_tensor", "per_channel"),
     "act_shift": ("per_channel", "per_tensor", "none"),
     "weight_grid": ("mid_tread", "mid_rise"),
-    "range_init": ("lsq", "percentile"),
+    "range_init": ("lsq", "percentile", "least_error"),
 }

@@ -12,7 +12,7 @@ from quantsr.quant.config import QuantConfig
 from quantsr.quant.daq import DAQInput, DAQWeight
 from quantsr.quant.ddtb import DDTBInput, DDTBWeight
 from quantsr.quant.dorefa import DoReFaInput, DoReFaWeight
-from quantsr.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from quantsr.quant.layers import QuantConv2d, QuantLayer, QuantLinear, keep_mean
 from quantsr.quant.odm import ODMInput, ODMWeight
 from quantsr.quant.pact import PACTInput
 from quantsr.quant.pams import PAMSInput, PAMSWeight
@@ -68,6 +68,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for quantizer in waiting:
         quantizer.observing = False
         quantizer.finish_calibration()
+    for layer in quantized_layers(model).values():
+        keep_mean(layer)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:

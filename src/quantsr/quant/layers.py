@@ -27,6 +27,7 @@ class QuantConv2d(nn.Conv2d):
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.weight_quantizer = method.weight(config, conv.out_channels)
         layer.act_quantizer = Raw(config.act_bits) if raw_input else method.act(config, conv.in_channels)
+        layer.act_quantizer.bias_follows = True
         layer.weight_quantizer.init_from(layer.weight)
         return layer
 
@@ -58,6 +59,7 @@ class QuantLinear(nn.Linear):
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.weight_quantizer = method.weight(config, linear.out_features)
         layer.act_quantizer = method.act(config, linear.in_features)
+        layer.act_quantizer.bias_follows = True
         layer.weight_quantizer.init_from(layer.weight)
         return layer
 
@@ -102,6 +104,23 @@ def _as_last(x: Tensor, like: Tensor) -> Tensor:
 
 
 QuantLayer = QuantConv2d | QuantLinear
+
+
+@torch.no_grad()
+def keep_mean(layer: QuantLayer) -> None:
+    """Corrects the bias so that, over what calibration saw, the mean of the output is what it was in float.
+
+    Bias correction (Nagel et al., ICCV 2019, arXiv 1906.04721). Only where the quantizer of the input has `means`; the
+    outermost pixels of a convolution, where zeros are padded, are not corrected for.
+    """
+    if layer.act_quantizer.means is not None:
+        before, after = layer.act_quantizer.means
+        layer.bias += response(layer.weight, before) - response(layer.weight_quantizer(layer.weight), after)
+
+
+def response(weight: Tensor, level: Tensor) -> Tensor:
+    """Output (O,), without bias, of a weight (O, I, K, K) or (O, I) if all pixels are at level, (I,) or (1,)."""
+    return weight.reshape(*weight.shape[:2], -1).sum(2) @ level.expand(weight.shape[1])
 
 
 class QuantBlock(nn.Module):

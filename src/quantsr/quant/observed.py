@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-SAMPLE = 2**16  # values kept of a batch for percentiles: a percent of the tail is then still some hundred values
+SAMPLE = 2**16  # values kept of a batch: a percent of the tail is then still some hundred values
 
 
 class Observed:
@@ -16,11 +16,11 @@ class Observed:
         self._samples: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
-        """A batch (N, ...), float32."""
+        """A batch (N, C, ...), float32."""
         self._lows.append(float(x.min()))
         self._magnitudes.append((float(x.abs().sum()), x.numel()))
         self._peaks.append(x.abs().flatten(1).amax(1).cpu())
-        self._samples.append(_sample(x.flatten()).cpu())
+        self._samples.append(_sample(x.transpose(0, 1).flatten(1)).cpu())
 
     @property
     def batches(self) -> int:
@@ -44,14 +44,20 @@ class Observed:
         """Mean over the images of the largest magnitude in each."""
         return float(torch.cat(self._peaks).mean())
 
+    @property
+    def values(self) -> Tensor:
+        """Some of all batches, by channel: (C, n), about SAMPLE of each batch, at pixels drawn with a fixed seed."""
+        return torch.cat(self._samples, 1)
+
     def percentile(self, percent: float, *, magnitude: bool = False) -> float:
-        """Of x, or of |x|; from SAMPLE values of each batch, drawn with a fixed seed."""
-        values = torch.cat(self._samples)
+        """Of x, or of |x|; from `values`."""
+        values = self.values.flatten()
         return float(torch.quantile(values.abs() if magnitude else values, percent / 100))
 
 
 def _sample(values: Tensor) -> Tensor:
+    channels, pixels = values.shape
     if values.numel() <= SAMPLE:
         return values
-    chosen = torch.randint(values.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
-    return values[chosen.to(values.device)]
+    chosen = torch.randint(pixels, (max(1, SAMPLE // channels),), generator=torch.Generator().manual_seed(0))
+    return values[:, chosen.to(values.device)]

@@ -25,6 +25,8 @@ class Quantizer(nn.Module):
 
     temperature: float | None = None  # of the backward staircase, where a method has one
     processes: int = 1  # that share a batch: gradient scales by the number of values count the whole batch
+    bias_follows: bool = False  # of the layer that reads the values: it can take back a shift
+    means: tuple[Tensor, Tensor] | None = None  # (C,): of what calibration saw, and of what is made of it
 
     def __init__(self, bits: int) -> None:
         """bits: 2, 3 or 4; ValueError otherwise."""
@@ -79,7 +81,10 @@ class Quantizer(nn.Module):
         self._observed = Observed()
 
     def set_range(self, observed: Observed) -> None:
-        """First values of an activation quantizer; `signed` is decided already. By default there are none."""
+        """First values of an activation quantizer; `signed` is decided already. By default there are none.
+
+        One that sets `means` has the bias of its layer corrected for them.
+        """
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> None:

@@ -12,7 +12,8 @@ gradient scale of LSQ (Esser et al., ICLR 2020), numel the values that share the
 shift is LSQ.
 Differs from the released code: signedness comes from calibration over several batches, not from the first batch.
 Options beyond it: a step per output channel of a weight, one shift per tensor for inputs and for weights, first steps
-from a percentile, and a mid-rise grid of weights: with v = clamp(w / scale - 1/2, qmin, qmax)
+from a percentile, first steps and shifts of the least squared error (`least_error`), and a mid-rise grid of weights:
+with v = clamp(w / scale - 1/2, qmin, qmax)
 
     forward    w_hat = scale * (round(v) + 1/2)                    2^bits levels in pairs of both signs, none of them 0
     backward   as above; d w_hat / d scale = round(v) + 1/2 - phi'(v) * w / scale inside, qmin + 1/2 or qmax + 1/2
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig, code_range
+from quantsr.quant.least_error import fit_step_and_shifts, fit_steps
 from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import scale_grad, staircase_slope
@@ -63,17 +65,34 @@ class RLQ(Quantizer):
         super().observe(self._shifted(x.float()))
 
     def set_range(self, observed: Observed) -> None:
-        if self.range_init == "percentile":
-            scale = observed.percentile(PERCENTILE, magnitude=True) / self._qmax
+        if self.range_init == "least_error":
+            self._fit(observed.values)
+        elif self.range_init == "percentile":
+            self.scale.fill_(observed.percentile(PERCENTILE, magnitude=True) / self._qmax)
         else:
-            scale = 2 * observed.mean_magnitude / math.sqrt(self._qmax)
-        self.scale.fill_(max(scale, MIN_SCALE))
+            self.scale.fill_(2 * observed.mean_magnitude / math.sqrt(self._qmax))
+        self.keep_valid()
+
+    @torch.no_grad()
+    def _fit(self, values: Tensor) -> None:
+        """Step and shift from values (C, n)."""
+        limits = code_range(self.bits, self.signed)
+        if self.shift is not None and self.bias_follows:
+            scale, shift = fit_step_and_shifts(values.reshape(self.shift.numel(), -1), *limits)
+            self.scale.copy_(scale)
+            self.shift.copy_(shift)
+        else:
+            self.scale.copy_(fit_steps(values.view(1, -1), *limits)[0])
+        pixels = values.T  # (n, C)
+        self.means = values.mean(1), _values(pixels, self.scale, self._shift_of(pixels), self._grid).mean(0)
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> None:
         rows = weight.abs().reshape(self.scale.numel(), -1)  # a step each
         if self.range_init == "percentile":
             scale = torch.quantile(rows, PERCENTILE / 100, dim=1) / self._qmax
+        elif self.range_init == "least_error":
+            scale = fit_steps(weight.reshape(rows.shape), *code_range(self.bits, True), self._grid.half)
         elif self.mid_rise:
             scale = MID_RISE_START[self.bits] * rows.mean(1).double()
         else:
