@@ -9,19 +9,21 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
+T_FLOAT = ["t-x4-float", "t-x4-float-2", "t-x4-float-3", "t-x4-float-4"]
 FAMILIES = {
     "x4, 4 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa"],
     "x4, 2 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa", "x4-w4a4-dqa-2", "x4-w2a2-dqa-2"],
     "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa", "x2-w4a4-dqa-2"],
-    "QuantSR-T x4, 4 and 2 bits": ["t-x4-float", "t-x4-float-2", "t-x4-float-3", "t-x4-w4a4-dqa-4", "t-x4-w2a2-dqa"],
+    "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa"],
+    "QuantSR-T x4, 2 bits": [*T_FLOAT, "t-x4-w2a2-dqa"],
     "QuantSR-T x2, 4 bits": ["t-x2-float", "t-x2-w4a4-dqa", "t-x2-w4a4-dqa-2"],
 }
 COLOURS = {"full": "tab:blue", "half": "tab:orange", "quarter": "tab:green"}
 
 
 def main() -> None:
-    figure, axes = plt.subplots(1, len(FAMILIES), figsize=(20, 4), layout="constrained")
+    figure, axes = plt.subplots(1, len(FAMILIES), figsize=(23, 4), layout="constrained")
     for axis, (title, stages) in zip(axes, FAMILIES.items(), strict=True):
         start = 0
         for place, stage in enumerate(stages):
