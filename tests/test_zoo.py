@@ -23,7 +23,7 @@ def short(name: str) -> str:
 
 def test_the_promised_models_are_inside() -> None:
     convolutional = {f"quantsr-c-x{scale}-w{bits}a{bits}" for scale in (2, 3, 4) for bits in (2, 3, 4)}
-    transformers = {"quantsr-t-x4-w4a4", "quantsr-t-x2-w4a4"}
+    transformers = {"quantsr-t-x4-w4a4", "quantsr-t-x4-w2a2", "quantsr-t-x2-w4a4"}
     assert convolutional | transformers <= set(NAMES)
 
 

@@ -135,6 +135,7 @@ VARIANTS = {
     "mid-rise weights": {"weight_grid": "mid_rise"},
     "mid-rise weights, per-channel steps": {"weight_grid": "mid_rise", "weight_granularity": "per_channel"},
     "from percentiles": {"range_init": "percentile"},
+    "from the least error": {"range_init": "least_error"},
     "lsq": {"quantizer": "lsq"},
     "pams": {"quantizer": "pams"},
     "lsq, per-channel steps": {"quantizer": "lsq", "weight_granularity": "per_channel"},
