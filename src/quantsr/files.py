@@ -15,9 +15,11 @@ def write_atomically(
 ) -> None:
     """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before.
 
+    A folder that is missing is made: what was computed for minutes is not lost for want of one.
     data: the content, or what writes it into an open file. beside: where it is written first, see `name_beside`.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = beside or name_beside(path)
     try:
         with open(beside, "x+b") as file:

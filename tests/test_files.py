@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pytest
+
+from quantsr.files import write_atomically
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    target = tmp_path / "not" / "yet" / "scores.json"
+    write_atomically(target, b"{}")
+    assert [path.name for path in target.parent.iterdir()] == ["scores.json"] and target.read_bytes() == b"{}"
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "file" / "scores.json", b"{}")
+    assert (tmp_path / "file").read_bytes() == b"kept"
