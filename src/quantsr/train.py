@@ -39,8 +39,8 @@ from quantsr.quant import (
     quantized_layers,
     set_processes,
     set_temperature,
+    without_shifts,
 )
-from quantsr.quant.layers import response
 from quantsr.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -309,16 +309,6 @@ def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
     network.load_state_dict(fitting, strict=False)
     if missing := sorted(set(own) - set(fitting)):
         log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
-
-
-def without_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors as they are without quantizers: what the shift of a layer's input adds goes into its bias."""
-    moved = dict(tensors)
-    for name, shift in tensors.items():
-        layer, _, role = name.rpartition(".act_quantizer.")
-        if role == "shift":
-            moved[f"{layer}.bias"] = tensors[f"{layer}.bias"] + response(tensors[f"{layer}.weight"], shift)
-    return moved
 
 
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quantsr.quant import QuantConfig, calibrate
+from quantsr.models.blocks import Product
+from quantsr.quant import QuantConfig, calibrate, without_shifts
 from quantsr.quant.config import MIN_SCALE, code_range
 from quantsr.quant.convert import QUANTIZERS
 from quantsr.quant.layers import QuantLinear, QuantProduct, response
@@ -28,9 +29,8 @@ def test_shifted_levels_lie_around_the_mean_of_a_normal_distribution(bits: int) 
     means = torch.tensor([-3.0, 0.0, 0.5])
     step, shifts = fit_step_and_shifts(torch.randn(3, 40_000) + means[:, None], *code_range(bits, True))
     assert float(step) == pytest.approx(GAUSSIAN_STEPS[bits], rel=0.03)
-    torch.testing.assert_close(
-        -step / 2 - shifts, means, atol=0.05, rtol=0
-    )  # the levels' middle is half a step below 0
+    middles = -step / 2 - shifts  # of the levels: half a step below code 0
+    torch.testing.assert_close(middles, means, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("bits", GAUSSIAN_STEPS)
@@ -97,7 +97,7 @@ def test_a_weight_starts_at_the_least_error(quantizer: str, granularity: str) ->
 def test_a_layer_gives_on_average_what_it_gave_in_float(act_shift: str) -> None:
     config = QuantConfig(4, 2, range_init="least_error", act_shift=act_shift)
     linear = torch.nn.Linear(8, 5)
-    layer = QuantLinear.swap(torch.nn.Linear(8, 5).requires_grad_(True), config, QUANTIZERS["rlq"])
+    layer = QuantLinear.swap(torch.nn.Linear(8, 5), config, QUANTIZERS["rlq"])
     linear.load_state_dict({"weight": layer.weight, "bias": layer.bias})
     offsets = torch.linspace(2, 4, 8) if act_shift == "per_channel" else torch.tensor(3.0)
     batches = [torch.randn(2, 50, 8) + offsets for _ in range(4)]
@@ -120,8 +120,20 @@ def test_a_layer_that_reads_a_shifted_input_can_take_it_back() -> None:
     torch.testing.assert_close(same, functional.linear(offset[:1].expand(4), weight[..., 0, 0]))
 
 
+def test_shifts_leave_a_checkpoint_of_half_precision_without_its_rounding() -> None:
+    state = {
+        "a.weight": torch.full((1, 64), 0.1).half(),
+        "a.bias": torch.full((1,), 1000.0).half(),
+        "a.act_quantizer.shift": torch.full((64,), 3.03).half(),
+    }
+    moved = without_shifts(state)
+    wanted = 1000 + 64 * state["a.weight"][0, 0].double() * state["a.act_quantizer.shift"][0].double()
+    assert float(moved.pop("a.bias")) == pytest.approx(float(wanted), abs=1e-3)
+    assert all(moved[name] is state[name] for name in moved)
+
+
 def test_what_no_bias_follows_gets_no_shift() -> None:
-    product = QuantProduct(type("", (torch.nn.Module,), {"heads": 2})(), LEAST_ERROR, QUANTIZERS["rlq"])
+    product = QuantProduct(Product(2), LEAST_ERROR, QUANTIZERS["rlq"])
     for part in (product.left_quantizer, product.right_quantizer):
         part.observe(torch.randn(3, 2, 5, 5) + 4)
         part.finish_calibration()

@@ -11,6 +11,7 @@ from quantsr.quant.convert import (
     quantized_layers,
     set_processes,
     set_temperature,
+    without_shifts,
 )
 from quantsr.quant.layers import QuantBlock, QuantConv2d, QuantLayer, QuantLinear, QuantProduct
 from quantsr.quant.placements import PLACEMENTS
@@ -39,4 +40,5 @@ __all__ = [
     "quantized_layers",
     "set_processes",
     "set_temperature",
+    "without_shifts",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from quantsr.quant.config import QuantConfig
 from quantsr.quant.daq import DAQInput, DAQWeight
 from quantsr.quant.ddtb import DDTBInput, DDTBWeight
 from quantsr.quant.dorefa import DoReFaInput, DoReFaWeight
-from quantsr.quant.layers import QuantConv2d, QuantLayer, QuantLinear, keep_mean
+from quantsr.quant.layers import QuantConv2d, QuantLayer, QuantLinear, keep_mean, response
 from quantsr.quant.odm import ODMInput, ODMWeight
 from quantsr.quant.pact import PACTInput
 from quantsr.quant.pams import PAMSInput, PAMSWeight
@@ -75,6 +75,20 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
     """The quantized layers, those with weights, by name, in the order of the network."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantConv2d | QuantLinear)}
+
+
+def without_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a network as a float network takes it over: what the shift of a layer's input adds is in its bias.
+
+    tensors: the state of a quantized network, or of a float one, which comes back as it is; float32 or float16.
+    """
+    moved = dict(tensors)
+    for name, shift in tensors.items():
+        layer, _, role = name.rpartition(".act_quantizer.")
+        if role == "shift":
+            weight, bias = (tensors[f"{layer}.{part}"].float() for part in ("weight", "bias"))
+            moved[f"{layer}.bias"] = bias + response(weight, shift.float())
+    return moved
 
 
 def keep_valid(model: nn.Module) -> None:
