@@ -239,6 +239,15 @@ def test_evaluate_writes_its_table_as_json(model: Path, tmp_path: Path, backend:
     assert rows[0]["scale"] == 4 and rows[0]["images"] == 5 and 0 < rows[0]["psnr"] < 60
 
 
+def test_an_output_inside_a_file_is_wrong_usage(
+    model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_set5(tmp_path)
+    arguments = ["--data", str(tmp_path), "--set", "Set5", "--json", str(photo / "result.json")]
+    assert main(["evaluate", "-n", str(model), *arguments]) == 2
+    assert f"Not a directory: '{photo}'" in capsys.readouterr().err
+
+
 def test_evaluate_fast(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_set5(tmp_path)
     write(model, tiny_model(upscale=4, channels=16))

@@ -13,6 +13,14 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"kept")
-    with pytest.raises(OSError):
-        write_atomically(tmp_path / "file" / "scores.json", b"{}")
+    for inside in ("scores.json", "runs/scores.json"):
+        with pytest.raises(NotADirectoryError, match="file"):
+            write_atomically(tmp_path / "file" / inside, b"{}")
     assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"wanted a file.*folder"):
+        write_atomically(tmp_path / "folder", b"{}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]

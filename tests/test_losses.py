@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantsr import config as configs
+from quantsr import losses
 from quantsr.losses import Objective
 from quantsr.models.edsr import EDSR
 
@@ -78,3 +80,19 @@ def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -
 def test_features_need_a_teacher() -> None:
     with pytest.raises(configs.ConfigError, match=r"teacher\.weights: got '', wanted a teacher"):
         configs.from_dict({"teacher": {"feature_weight": 0.5}})
+
+
+def test_bfloat16_is_left_to_machines_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = EDSR(upscale=2, channels=8, blocks=4), []
+    network.head.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    for supported in (False, True):
+        monkeypatch.setattr(losses, "multiplies_bf16", lambda device_type, answer=supported: answer)
+        Objective(configs.from_dict({}), network, None)(torch.rand(1, 3, 6, 7), torch.rand(1, 3, 12, 14))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_an_old_cpu_does_not_multiply_bfloat16() -> None:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if " avx2 " not in flags or " avx512bw " in flags:
+        pytest.skip("needs a CPU with AVX2 and no more")
+    assert not losses.multiplies_bf16("cpu") and losses.multiplies_bf16("cuda")

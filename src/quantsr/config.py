@@ -90,7 +90,7 @@ class RunConfig:
     seed: int = 0  # of initial weights and of every batch
     device: str = "cpu"  # "cpu" or "cuda"
     threads: int = 0  # CPU threads; 0: torch's default
-    bf16: bool = True  # bfloat16 autocast
+    bf16: bool = True  # bfloat16 autocast, on machines that multiply in it
     compile: bool = False  # torch.compile the blocks
     calibration_batches: int = 8  # batches that decide signedness and first steps
     log_every: int = 50  # steps between log lines

@@ -1,6 +1,7 @@
 """Writing files so that a kill at any moment leaves either the old file or the new one, never a part."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -19,7 +20,12 @@ def write_atomically(
     data: the content, or what writes it into an open file. beside: where it is written first, see `name_beside`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path.parent)) from None
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a directory, wanted a file", str(path))
     beside = beside or name_beside(path)
     try:
         with open(beside, "x+b") as file:
