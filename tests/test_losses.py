@@ -86,7 +86,7 @@ def test_bfloat16_is_left_to_machines_that_have_it(monkeypatch: pytest.MonkeyPat
     network, seen = EDSR(upscale=2, channels=8, blocks=4), []
     network.head.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
     for supported in (False, True):
-        monkeypatch.setattr(losses, "multiplies_bf16", lambda device_type, answer=supported: answer)
+        monkeypatch.setattr(losses, "runs_bf16", lambda device_type, answer=supported: answer)
         Objective(configs.from_dict({}), network, None)(torch.rand(1, 3, 6, 7), torch.rand(1, 3, 12, 14))
     assert seen == [torch.float32, torch.bfloat16]
 
@@ -95,4 +95,4 @@ def test_an_old_cpu_does_not_multiply_bfloat16() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if " avx2 " not in flags or " avx512bw " in flags:
         pytest.skip("needs a CPU with AVX2 and no more")
-    assert not losses.multiplies_bf16("cpu") and losses.multiplies_bf16("cuda")
+    assert not losses.runs_bf16("cpu") and losses.runs_bf16("cuda")
