@@ -22,13 +22,13 @@ compare rivals-rate $small --with $full_rate --vary quant.quantizer=rlq,lsq,ddtb
 compare grid $small --with $full_rate --vary quant.weight_grid=mid_tread,mid_rise
 compare grid-3-bits $small --with $full_rate --with quant.weight_bits=3 --with quant.act_bits=3 \
   --vary quant.weight_grid=mid_tread,mid_rise
+compare start $small --with $full_rate --with quant.weight_grid=mid_rise --vary quant.range_init=lsq,least_error
 compare teacher $small --with $full_rate --with stages.quantized.teacher.weights=stage:float \
   --vary stages.quantized.teacher.weight=0.0,0.5
 compare features $small --with stages.quantized.teacher.weights=stage:float --with stages.quantized.teacher.weight=0.0 \
-  --vary stages.quantized.teacher.feature_weight=0.01,0.1
+  --vary stages.quantized.teacher.feature_weight=0.0,0.01,0.1
 compare ranking $small-dqa --vary stages.dqa.run.ranking=small-gain,large-gain,sensitivity
 compare sandwich $small-dqa --with stages.dqa.run.ranking=sensitivity --vary stages.dqa.teacher.sandwich=0.0,0.25,0.5
 compare transformer small-t-x4-w2a2 --vary quant.quantizer=rlq,lsq,dorefa,pams
 compare transformer-range small-t-x4-w2a2 --vary quant.range_init=least_error,lsq --vary quant.quantizer=rlq,lsq
-compare transformer-grid small-t-x4-w2a2 --vary quant.weight_grid=mid_rise
-compare placement $small --vary quant.quantizer=rlq,pams --vary quant.placement=body,pams,cadyq
+compare placement $small --vary quant.quantizer=rlq --vary quant.placement=body,pams,cadyq
