@@ -22,7 +22,8 @@ compare rivals-rate $small --with $full_rate --vary quant.quantizer=rlq,lsq,ddtb
 compare grid $small --with $full_rate --vary quant.weight_grid=mid_tread,mid_rise
 compare grid-3-bits $small --with $full_rate --with quant.weight_bits=3 --with quant.act_bits=3 \
   --vary quant.weight_grid=mid_tread,mid_rise
-compare start $small --with $full_rate --with quant.weight_grid=mid_rise --vary quant.range_init=lsq,least_error
+compare start $small --with $full_rate --with quant.weight_grid=mid_rise --vary quant.range_init=lsq,least_error \
+  --vary quant.act_shift=per_channel,none
 compare teacher $small --with $full_rate --with stages.quantized.teacher.weights=stage:float \
   --vary stages.quantized.teacher.weight=0.0,0.5
 compare features $small --with stages.quantized.teacher.weights=stage:float --with stages.quantized.teacher.weight=0.0 \
