@@ -76,7 +76,7 @@ class Objective:
 
 
 def runs_bf16(device_type: str) -> bool:
-    """Whether convolutions run in bfloat16 there. On a CPU for which oneDNN has none they take 12 times as long."""
+    """Whether a "cpu" or "cuda" device runs bfloat16. Where oneDNN emulates it, a step takes 12 times as long."""
     if device_type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
