@@ -79,7 +79,8 @@ def test_a_section_must_be_a_table(section: str) -> None:
     [
         ("optim", "schedule", "linear"), ("optim", "steps", 0), ("optim", "ema", 1.0), ("optim", "ema", float("nan")),
         ("optim", "learning_rate", 0.0), ("optim", "learning_rate", float("nan")), ("optim", "warmup", -1),
-        ("data", "holdout", 1), ("data", "patch", 0), ("data", "batch", 0),
+        ("data", "holdout", 1), ("data", "shrunk", [0.5, 1.0]), ("data", "shrunk", [0.0]),
+        ("data", "patch", 0), ("data", "batch", 0),
         ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5),
         ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "keep", 0), ("run", "seed", -1),
         ("run", "log_every", 0), ("run", "validate_every", 0), ("run", "checkpoint_every", 0),

@@ -164,6 +164,9 @@ def test_the_held_out_photographs_never_train(make: Make) -> None:
     train_photos, val_photos = train.split_photos(make())
     assert [photo.name for photo in val_photos] == ["0.png", "4.png"]
     assert [photo.name for photo in train_photos] == ["1.png", "2.png", "3.png", "5.png", "6.png", "7.png"]
+    more, unchanged = train.split_photos(make({"data": {"shrunk": [0.5]}}))
+    assert [(photo.name, photo.size) for photo in more] == [(photo.name, s) for photo in train_photos for s in (1, 0.5)]
+    assert [(photo.name, photo.size) for photo in unchanged] == [("0.png", 1), ("4.png", 1)]
 
 
 def test_one_photograph_is_too_few(make: Make, photos: Path) -> None:
@@ -264,7 +267,7 @@ def test_learning_rates(settings: dict[str, Any], step: int, share: float) -> No
 def test_validation_scores_the_average_on_the_centre(make: Make, picture: Callable[..., np.ndarray]) -> None:
     trainer = Trainer(make())
     hr = picture(500, 420)
-    trainer.val_photos = [Photo("made-up", 0, hr, images.downscale(hr, 2))]
+    trainer.val_photos = [Photo("made-up", 0, 1.0, hr, images.downscale(hr, 2))]
     lr = trainer.val_photos[0].lr[29:221, 9:201]
     sr = trainer.averaged(torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     wanted = metrics.psnr(images.to_uint8(sr), hr[58:442, 18:402], 2)
@@ -645,6 +648,33 @@ def test_quantizing_starts_from_float_weights(make: Make) -> None:
     twin.load_state_dict(given)
     x = torch.rand(1, 3, 12, 12)
     assert (trainer.network(x) - twin(x)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("kind", [FLOAT, SWIN], ids=["edsr", "swinir"])
+def test_a_deeper_network_starts_with_the_outputs_of_a_shallower(
+    make: Make, kind: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make(kind)
+    train.run(source)
+    caplog.clear()
+    deeper = started_from(make, source, kind, {"model": {"blocks": 5}})
+    assert not caplog.records
+    shallow, x = checkpoints.load_network(folder_of(source) / "weights.safetensors")[0], torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(deeper.network(x), shallow(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(deeper.network(x, depth=(0, 2)), shallow(x), atol=1e-5, rtol=1e-5)
+    deeper.update(*deeper.sampler(0))
+    moved = [bool(block.last().weight.any()) for block in deeper.network.body]
+    assert moved == [True] * 5
+
+
+@pytest.mark.parametrize("source,kind", [(FLOAT, W4A4), (W4A4, W4A4), (W4A4, FLOAT)])
+def test_a_quantized_network_is_not_grown(
+    make: Make, source: dict[str, dict[str, Any]], kind: dict[str, dict[str, Any]]
+) -> None:
+    given = make(source)
+    train.run(given)
+    with pytest.raises(CheckpointError, match="got 2 blocks for 4, wanted as many, or both networks in float"):
+        started_from(make, given, kind, {"model": {"blocks": 4}})
 
 
 def set_gains(config: TrainConfig, *gains: float) -> None:

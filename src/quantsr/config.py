@@ -43,6 +43,7 @@ class DataConfig:
     photos: str = "photos"  # folder of photographs, relative to the working directory
     cache: str = "cache"  # folder for decoded HR and LR arrays; safe to delete
     holdout: int = 24  # every n-th photograph by name validates and never trains
+    shrunk: list[float] = field(default_factory=list)  # also train on every photograph at these parts of its size
     patch: int = 32  # LR pixels on a side
     batch: int = 16  # patch pairs in a step
 
@@ -136,6 +137,8 @@ class TrainConfig:
         _require(not rlfn or self.model.upscale == 4, "model.upscale", self.model.upscale, "4, as the RLFN teacher has")
         _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
+        shrunk = self.data.shrunk
+        _require(all(0 < size < 1 for size in shrunk), "data.shrunk", shrunk, "parts of 1, each above 0 and below 1")
         _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
         known = all(depth in FRACTIONS for depth in self.run.depths)
         _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))

@@ -122,6 +122,12 @@ def downscale(hr: UInt8, upscale: int) -> UInt8:
     return _resize(hr, hr.shape[0] // upscale, hr.shape[1] // upscale)
 
 
+def shrink(image: UInt8, size: float) -> UInt8:
+    """MATLAB `imresize` on uint8 to `size` times the sides, at least one pixel. (H, W, ...); size: above 0, to 1."""
+    height, width = (max(1, round(side * size)) for side in image.shape[:2])
+    return _resize(image, height, width)
+
+
 def bicubic(lr: NDArray[Any], upscale: int) -> NDArray[Any]:
     """MATLAB `imresize(lr, upscale)` on uint8, or uint16. (H, W, ...) -> (H*s, W*s, ...).
 

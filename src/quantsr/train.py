@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantsr import checkpoint as checkpoints
-from quantsr import distributed, images, metrics
+from quantsr import distributed, growth, images, metrics
 from quantsr.checkpoint import Checkpoint
 from quantsr.config import OptimConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
@@ -89,7 +89,8 @@ class Trainer:
         deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
         log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
         with log_of_run as journal:
-            journal.describe(list(quantized_layers(self.network)), len(self.train_photos), len(self.val_photos))
+            count = sum(photo.size == 1 for photo in self.train_photos)
+            journal.describe(list(quantized_layers(self.network)), count, len(self.val_photos))
             while not self._advance(journal, deadline):
                 self._roll_back()
         self.save()
@@ -234,8 +235,8 @@ class Trainer:
 def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
     """Training and validation photographs, split by file name alone, before anything is learned."""
     data = config.data
-    photos = load_photos(Path(data.photos), Path(data.cache), config.model.upscale, data.patch)
-    held = [photo for photo in photos if photo.number % data.holdout == 0]
+    photos = load_photos(Path(data.photos), Path(data.cache), config.model.upscale, data.patch, data.shrunk)
+    held = [photo for photo in photos if photo.number % data.holdout == 0 and photo.size == 1]
     rest = [photo for photo in photos if photo.number % data.holdout]
     if not rest or not held:
         raise ValueError(
@@ -262,6 +263,8 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
     """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
     network = checkpoints.build(config.model)
+    if source is not None and source.config.model.blocks < config.model.blocks:
+        source = growth.grown(network, source, config.quant)
     if source is not None:
         _take_over(network, without_shifts(source.part("ema")))
         if len(source.state["ranking"]) == len(network.ranking):

@@ -20,7 +20,7 @@ def coordinates(height: int, width: int, upscale: int, index: int = 0) -> Photo:
     lr = np.stack([*np.mgrid[:height, :width], np.full((height, width), index)], axis=-1)
     y, x = np.mgrid[: height * upscale, : width * upscale]
     hr = np.stack([y // upscale, x // upscale, y % upscale * upscale + x % upscale], axis=-1)
-    return Photo("made-up", 0, hr.astype(np.uint8), lr.astype(np.uint8))
+    return Photo("made-up", 0, 1.0, hr.astype(np.uint8), lr.astype(np.uint8))
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
@@ -72,7 +72,7 @@ def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
 def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     flat = np.full((40, 40, 3), 128, np.uint8)
-    photos = [Photo(str(i), i, lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
+    photos = [Photo(str(i), i, 1.0, lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
     sampler = PatchSampler(photos, patch=8, batch=100, seed=0)
     spread = torch.cat([sampler(step)[0].flatten(1).std(dim=1) for step in range(10)])
     assert 0.005 < float((spread == 0).float().mean()) < 0.1
@@ -106,6 +106,19 @@ def test_the_cache_is_used_and_follows_changes(
     again = load_photos(photos, cache, upscale=2, smallest=8)
     assert count[8:] == ["3.png"]
     assert np.array_equal(again[3].hr, picture(64, 72, seed=99))
+
+
+def test_photos_come_shrunk_too(tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        loaded = load_photos(photos, tmp_path / "cache", upscale=2, smallest=16, shrunk=[0.3, 0.5])
+    assert [(photo.number, photo.size) for photo in loaded] == [(n, s) for n in range(8) for s in (1.0, 0.5)]
+    for whole, half in zip(loaded[::2], loaded[1::2], strict=True):
+        assert np.array_equal(half.hr, images.downscale(images.read(photos / whole.name), 2))
+        assert np.array_equal(half.lr, images.downscale(half.hr, 2))
+    assert caplog.records[0].getMessage() == f"skipped: {photos / '0.png'} at 0.3 of its size: LR side 9 is under 16"
+    assert len(caplog.records) == 8
+    again = load_photos(photos, tmp_path / "cache", upscale=2, smallest=16, shrunk=[0.5])
+    assert all(np.array_equal(a.lr, b.lr) for a, b in zip(loaded, again, strict=True))
 
 
 def test_an_interrupted_cache_write_is_not_taken_for_a_picture(

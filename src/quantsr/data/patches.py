@@ -1,6 +1,7 @@
 """Training pairs cut from a folder of photographs.
 
-LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays.
+LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays. The
+same bicubic may shrink photographs first: what is smaller has finer detail in each pixel, and is sharper.
 Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair `i` of batch `step` depends on
 (seed, step, i) alone, so a resumed run sees exactly what an unbroken one would have seen.
 """
@@ -8,6 +9,7 @@ Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair 
 import hashlib
 import io
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +30,21 @@ class Photo:
     """One training picture: hr uint8 (H*s, W*s, 3) and lr uint8 (H, W, 3), memory-mapped.
 
     number: its place among the folder's image files, usable or not, so that a split by it outlives a damaged file.
+    size: its side relative to the file's, 1 or less.
     """
 
     name: str
     number: int
+    size: float
     hr: UInt8
     lr: UInt8
 
 
-def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[Photo]:
+def load_photos(folder: Path, cache: Path, upscale: int, smallest: int, shrunk: Sequence[float] = ()) -> list[Photo]:
     """All photographs directly in `folder`, by name, at least `smallest` LR pixels on each side.
 
-    Unreadable files are reported and skipped. Raises ValueError if nothing is left.
+    shrunk: sizes, relative to the file's, at which each comes once more. Unreadable files are reported and skipped,
+    those too small too. Raises ValueError if nothing is left.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of photographs")
@@ -47,36 +52,42 @@ def load_photos(folder: Path, cache: Path, upscale: int, smallest: int) -> list[
     photos = []
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES)
     for number, path in enumerate(files):
-        try:
-            photo = _load(path, number, cache, upscale)
-        except images.ImageError as error:
-            log.warning("skipped: %s", error)
-            continue
-        if min(photo.lr.shape[:2]) < smallest:
-            log.warning("skipped: %s: LR side %d is under %d", path, min(photo.lr.shape[:2]), smallest)
-            continue
-        photos.append(photo)
+        for size in (1.0, *sorted(shrunk, reverse=True)):  # if too small at one, then at all after it
+            try:
+                photo = _load(path, number, size, cache, upscale)
+            except images.ImageError as error:
+                log.warning("skipped: %s", error)
+                break
+            if min(photo.lr.shape[:2]) < smallest:
+                at = f" at {size:g} of its size" if size < 1 else ""
+                log.warning("skipped: %s%s: LR side %d is under %d", path, at, min(photo.lr.shape[:2]), smallest)
+                break
+            photos.append(photo)
     if not photos:
         raise ValueError(f"{folder}: no usable photograph, wanted some of {', '.join(images.SUFFIXES)}")
     return photos
 
 
-def _load(path: Path, number: int, cache: Path, upscale: int) -> Photo:
+def _load(path: Path, number: int, size: float, cache: Path, upscale: int) -> Photo:
     try:
         stat = path.stat()
     except OSError as error:  # a link to nowhere
         raise images.ImageError(f"{path}: {error.strerror}") from error
     key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    hr_file, lr_file = cache / f"{key}.npy", cache / f"{key}.x{upscale}.npy"
-    if not hr_file.exists():
-        _save(hr_file, images.read(path))
-    hr = np.load(hr_file, mmap_mode="r")
+    hr = _cached(cache / f"{key}.npy", lambda: images.read(path))
+    if size < 1:
+        key, whole = f"{key}.{size:g}", hr
+        hr = _cached(cache / f"{key}.npy", lambda: images.shrink(whole, size))
     if min(hr.shape[:2]) < upscale:
         raise images.ImageError(f"{path}: got {hr.shape[1]}x{hr.shape[0]} pixels, wanted at least {upscale}x{upscale}")
-    if not lr_file.exists():
-        _save(lr_file, images.downscale(hr, upscale))
-    lr = np.load(lr_file, mmap_mode="r")
-    return Photo(path.name, number, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
+    lr = _cached(cache / f"{key}.x{upscale}.npy", lambda: images.downscale(hr, upscale))
+    return Photo(path.name, number, size, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
+
+
+def _cached(path: Path, make: Callable[[], UInt8]) -> UInt8:
+    if not path.exists():
+        _save(path, make())
+    return np.load(path, mmap_mode="r")
 
 
 def _save(path: Path, array: UInt8) -> None:

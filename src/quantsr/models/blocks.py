@@ -24,6 +24,10 @@ class ResidualBlock(nn.Module):
     def skip(self, x: Tensor) -> Tensor:
         return self.gain * x
 
+    def last(self) -> nn.Conv2d:
+        """The convolution whose output joins the shortcut."""
+        return self.conv2
+
 
 class Product(nn.Module):
     """a @ b, a module so that it can be swapped: (N, heads, I, K), (N, heads, K, J) -> (N, heads, I, J)."""

@@ -98,6 +98,10 @@ class SwinGroup(nn.Module):
     def skip(self, x: Tensor) -> Tensor:
         return self.gain * x
 
+    def last(self) -> nn.Conv2d:
+        """The convolution whose output joins the shortcut."""
+        return self.conv
+
 
 class SwinIR(DepthDynamic):
     """LR image -> SR image, any size: (N, 3, H, W) -> (N, 3, H*upscale, W*upscale), RGB in [0, 1], not clamped.
