@@ -93,13 +93,6 @@ def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
         configs.from_dict({section: {key: value}})
 
 
-def test_rlfn_teaches_x4_only() -> None:
-    teacher = {"weights": "team04_rlfn.pth", "kind": "rlfn"}
-    configs.from_dict({"model": {"upscale": 4}, "teacher": teacher})
-    with pytest.raises(ConfigError, match=r"model\.upscale: got 2, wanted 4"):
-        configs.from_dict({"model": {"upscale": 2}, "teacher": teacher})
-
-
 @pytest.mark.parametrize("content", ["[model", "steps = = 1", "\xff"], ids=["bracket", "syntax", "encoding"])
 def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.toml"

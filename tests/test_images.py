@@ -86,6 +86,13 @@ def test_resizing_equals_the_definition(size: tuple[int, int], upscale: int) -> 
     assert sr.tolist() == _by_definition(lr, height * upscale, width * upscale).tolist()
 
 
+@pytest.mark.parametrize("old,new", [(24, 12), (36, 27), (5, 2), (7, 21)])
+def test_the_matrix_of_a_resize_is_the_resize(old: int, new: int) -> None:
+    column = np.random.default_rng(0).integers(64, 192, (old, 1), dtype=np.uint8)
+    wanted = _by_definition(column[..., None], new, 1)[:, 0, 0]
+    assert np.abs(images.resize_matrix(old, new) @ column[:, 0] - wanted).max() <= 0.5
+
+
 def _harsh_picture(height: int, width: int) -> np.ndarray:
     """Noise with runs of 0 and 255, so that the kernel overshoots and results are clipped."""
     noise = np.random.default_rng(1).integers(-128, 384, (height, width, 3))

@@ -719,16 +719,35 @@ def test_a_checkpoint_teaches(make: Make) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.loss.teacher.state_dict().items())
 
 
-def test_a_teacher_of_another_factor_is_refused(make: Make) -> None:
-    teacher = make({"model": {"upscale": 4}, "optim": {"steps": 2}}, folder="teacher")
+def test_a_teacher_of_a_smaller_factor_is_refused(make: Make) -> None:
+    teacher = make({"optim": {"steps": 2}}, folder="teacher")
     train.run(teacher)
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors: got a teacher of x4, wanted x2"):
-        Trainer(make({"teacher": {"weights": str(folder_of(teacher) / "weights.safetensors")}}))
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: got a teacher of x2, wanted x3 or more"):
+        Trainer(
+            make({"model": {"upscale": 3}, "teacher": {"weights": str(folder_of(teacher) / "weights.safetensors")}})
+        )
 
 
-def test_rlfn_teaches(make: Make, data_folder: Path) -> None:
+@pytest.mark.parametrize("upscale", [2, 3])
+def test_a_teacher_of_a_larger_factor_is_shrunk(make: Make, upscale: int) -> None:
+    large = make({"model": {"upscale": 4}, "optim": {"steps": 2}}, folder="teacher")
+    train.run(large)
+    path = folder_of(large) / "weights.safetensors"
+    small = make({"model": {"upscale": upscale}, "teacher": {"weights": str(path), "feature_weight": 0.1}})
+    teacher, network = load_teacher(small, torch.device("cpu")), checkpoints.load_network(path)[0]
+    lr = 0.4 + 0.2 * torch.rand(2, 3, 9, 12)  # nothing is clipped in bytes
+    taught = teacher(lr)
+    assert taught.shape == (2, 3, 9 * upscale, 12 * upscale) and teacher.trunk is teacher.network.trunk
+    for image, wide in zip(taught, network(lr), strict=True):
+        shrunk = images.shrink(images.to_uint8(wide.permute(1, 2, 0).detach().numpy()), upscale / 4)
+        assert np.abs(images.to_float(shrunk) - image.permute(1, 2, 0).numpy()).max() < 1.5 / 255
+    assert math.isfinite(Trainer(small).update(*Trainer(small).sampler(0)))
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_rlfn_teaches(make: Make, data_folder: Path, upscale: int) -> None:
     weights = str(data_folder / "weights" / "rlfn" / "team04_rlfn.pth")
-    changes = {"model": {"upscale": 4}, "data": {"patch": 16}, "teacher": {"weights": weights, "kind": "rlfn"}}
+    changes = {"model": {"upscale": upscale}, "data": {"patch": 16}, "teacher": {"weights": weights, "kind": "rlfn"}}
     trainer = Trainer(make(changes))
     assert trainer.loss.teacher is not None and not any(p.requires_grad for p in trainer.loss.teacher.parameters())
     lr, hr = trainer.sampler(0)

@@ -133,8 +133,6 @@ class TrainConfig:
         _require(self.optim.method in ("adam", "muon"), "optim.method", self.optim.method, '"adam" or "muon"')
         _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
-        rlfn = self.teacher.weights and self.teacher.kind == "rlfn"
-        _require(not rlfn or self.model.upscale == 4, "model.upscale", self.model.upscale, "4, as the RLFN teacher has")
         _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
         shrunk = self.data.shrunk

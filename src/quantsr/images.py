@@ -153,6 +153,15 @@ def _resize_rows(image: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=64)
+def resize_matrix(old: int, new: int) -> Float64:
+    """The weights of MATLAB's `imresize` of a line of `old` samples to `new`: (new, old), each row of sum 1."""
+    matrix = np.zeros((new, old))
+    for weight, index in zip(*_taps(old, new), strict=True):
+        np.add.at(matrix, (np.arange(new), index), weight)
+    return matrix
+
+
+@lru_cache(maxsize=64)
 def _taps(old: int, new: int) -> tuple[Float64, NDArray[np.int64]]:
     """Weights and source rows of every output row, both (taps, new). Borders mirror with the edge repeated."""
     ratio = old / new

@@ -3,24 +3,53 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from quantsr import checkpoint
+from quantsr import checkpoint, images
 from quantsr.config import TrainConfig
 from quantsr.models.rlfn import RLFN
 from quantsr.pickles import PickleRefused, load_tensors
 
 
 def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
-    """The run's teacher in eval mode, without gradients.
+    """The run's teacher in eval mode, without gradients; one that enlarges more than the student is `Reduced`.
 
-    Raises CheckpointError if its file does not fit its kind, or if it enlarges by another factor than the student.
+    Raises CheckpointError if its file does not fit its kind, or if it enlarges less than the student.
     """
     path = Path(config.teacher.weights)
     network = _rlfn(path) if config.teacher.kind == "rlfn" else checkpoint.load_network(path)[0]
-    if network.upscale != config.model.upscale:
-        raise checkpoint.CheckpointError(f"{path}: got a teacher of x{network.upscale}, wanted x{config.model.upscale}")
+    wanted = config.model.upscale
+    if network.upscale < wanted:
+        raise checkpoint.CheckpointError(f"{path}: got a teacher of x{network.upscale}, wanted x{wanted} or more")
+    if network.upscale > wanted:
+        network = Reduced(network, wanted)
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+class Reduced(nn.Module):
+    """A network of a larger upscale, its output shrunk by the benchmarks' bicubic, unrounded.
+
+    (N, 3, H, W) -> (N, 3, H*upscale, W*upscale), float32, RGB in [0, 1].
+    """
+
+    def __init__(self, network: nn.Module, upscale: int) -> None:
+        super().__init__()
+        self.network, self.upscale = network, upscale
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The module whose output is the trunk's: what distillation of features compares."""
+        trunk: nn.Module = self.network.trunk
+        return trunk
+
+    def forward(self, lr: Tensor) -> Tensor:
+        large = self.network(lr).float()
+        rows, columns = (
+            torch.from_numpy(images.resize_matrix(old, side * self.upscale)).to(large)
+            for old, side in zip(large.shape[2:], lr.shape[2:], strict=True)
+        )
+        with torch.autocast(large.device.type, enabled=False):
+            return rows @ large @ columns.T
 
 
 def _rlfn(path: Path) -> RLFN:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quantsr import checkpoint as checkpoints
 from quantsr import distributed, growth, images, metrics
 from quantsr.checkpoint import Checkpoint
-from quantsr.config import OptimConfig, TrainConfig
+from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
 from quantsr.distributed import Workers
 from quantsr.losses import Objective
@@ -254,10 +254,14 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
         "learning_rate": config.optim.learning_rate,
         "method": config.optim.method,
         "depths": config.run.depths,
-        "teacher": f"{config.teacher.kind}: {Path(config.teacher.weights).name}" if config.teacher.weights else "none",
+        "teacher": _teacher(config.teacher) if config.teacher.weights else "none",
     }
     quant = config.quant
     return summary | ({"bits": f"W{quant.weight_bits}A{quant.act_bits}"} if quant else {"bits": "float"})
+
+
+def _teacher(teacher: TeacherConfig) -> str:
+    return f"{teacher.kind}: {Path(teacher.weights).name}, {teacher.weight:g} of the loss"
 
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:

@@ -1,0 +1,45 @@
+"""Scores of RLFN x4 as a teacher: at x4, and at x2 and x3 with its output shrunk by the benchmarks' bicubic.
+
+python benchmarks/teacher.py WEIGHTS DIR, WEIGHTS RLFN's team04_rlfn.pth, DIR with Set5, Set14 and B100.
+Writes benchmarks/results/teacher.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantsr import images
+from quantsr.config import ModelConfig, TeacherConfig, TrainConfig
+from quantsr.data import benchmarks
+from quantsr.evaluate import evaluate
+from quantsr.images import UInt8
+from quantsr.teachers import load_teacher
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(weights: str, data: Path) -> None:
+    rows = [score(weights, data, name, upscale) for upscale in (2, 3, 4) for name in ("Set5", "Set14", "B100")]
+    (ROOT / "benchmarks/results/teacher.json").write_text(json.dumps({"results": rows}, indent=2))
+    for row in rows:
+        print("x{scale} {set}: {psnr:.2f} dB / {ssim:.4f}".format(**row))
+
+
+def score(weights: str, data: Path, name: str, upscale: int) -> dict[str, object]:
+    config = TrainConfig(ModelConfig(upscale=upscale), teacher=TeacherConfig(weights=weights, kind="rlfn"))
+    teacher = load_teacher(config, torch.device("cpu"))
+
+    @torch.no_grad()
+    def enlarge(lr: UInt8) -> UInt8:
+        taught = teacher(torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None])
+        return images.to_uint8(np.ascontiguousarray(taught[0].permute(1, 2, 0).numpy()))
+
+    found = evaluate(enlarge, benchmarks.pairs(data, name, upscale), upscale)
+    return {"model": "RLFN x4", "set": name, "scale": upscale, "psnr": found.psnr, "ssim": found.ssim}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
