@@ -85,7 +85,7 @@ PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
 Loss: L1 to the photograph and, where a teacher is named, to the teacher's output, each half of the loss where nothing
 else is told; for x2 and x3 the teacher's output is shrunk by the bicubic of the benchmarks (RLFN x4, Kong et al.,
 CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures; a checkpoint is a network of this project).
-Cosine decay, bf16 autocast, averaged weights. Machine: two cores of an Intel Xeon with AMX, no GPU.
+Cosine decay, bf16 autocast, averaged weights. Machines: two shared cores of an Intel Xeon or AMD EPYC, no GPU.
 
 ### Data
 
