@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Everything in docs/ablations.md: benchmarks/ablations.sh DIR OUT, where DIR holds Set14 and B100. Three seeds each.
+# Everything in docs/ablations.md: benchmarks/ablations.sh DIR OUT RLFN, where DIR holds Set14 and B100 and RLFN is
+# team04_rlfn.pth. Three seeds each.
 # Runs that differ in nothing are trained once. An hour or two on two cores; goes on where it stopped.
 set -euo pipefail
-data=$1 out=$2
+data=$1 out=$2 rlfn=$3
 compare() { # name, recipe, further arguments
   quantsr compare "$2" "${@:3}" --seeds 0 1 2 --data "$data" -o "$out"
   for kind in json md; do mv "$out/compare.$kind" "$out/$1.$kind"; done
@@ -26,6 +27,9 @@ compare start $small --with $full_rate --with quant.weight_grid=mid_rise --vary 
   --vary quant.act_shift=per_channel,none
 compare teacher $small --with $full_rate --with stages.quantized.teacher.weights=stage:float \
   --vary stages.quantized.teacher.weight=0.0,0.5
+compare teacher-rlfn $small --with $full_rate --with "stages.quantized.teacher.weights=$rlfn" \
+  --with stages.quantized.teacher.kind=rlfn --vary stages.quantized.teacher.weight=0.0,0.5,1.0
+compare shrunk $small --with $full_rate --vary 'stages.quantized.data.shrunk=[],[0.5]'
 compare features $small --with stages.quantized.teacher.weights=stage:float --with stages.quantized.teacher.weight=0.0 \
   --vary stages.quantized.teacher.feature_weight=0.0,0.01,0.1
 compare ranking $small-dqa --vary stages.dqa.run.ranking=small-gain,large-gain,sensitivity
