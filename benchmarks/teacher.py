@@ -8,7 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from quantsr import images
@@ -35,7 +34,7 @@ def score(weights: str, data: Path, name: str, upscale: int) -> dict[str, object
     @torch.no_grad()
     def enlarge(lr: UInt8) -> UInt8:
         taught = teacher(torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None])
-        return images.to_uint8(np.ascontiguousarray(taught[0].permute(1, 2, 0).numpy()))
+        return images.to_uint8(taught[0].permute(1, 2, 0).numpy())
 
     found = evaluate(enlarge, benchmarks.pairs(data, name, upscale), upscale)
     return {"model": "RLFN x4", "set": name, "scale": upscale, "psnr": found.psnr, "ssim": found.ssim}
