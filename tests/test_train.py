@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import math
@@ -650,7 +651,7 @@ def test_quantizing_starts_from_float_weights(make: Make) -> None:
     assert (trainer.network(x) - twin(x)).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("kind", [FLOAT, SWIN], ids=["edsr", "swinir"])
+@pytest.mark.parametrize("kind", [FLOAT, SWIN, W4A4], ids=["edsr", "swinir", "quantized"])
 def test_a_deeper_network_starts_with_the_outputs_of_a_shallower(
     make: Make, kind: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -660,21 +661,52 @@ def test_a_deeper_network_starts_with_the_outputs_of_a_shallower(
     deeper = started_from(make, source, kind, {"model": {"blocks": 5}})
     assert not caplog.records
     shallow, x = checkpoints.load_network(folder_of(source) / "weights.safetensors")[0], torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(deeper.network(x), shallow(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(deeper.network(x, depth=(0, 2)), shallow(x), atol=1e-5, rtol=1e-5)
-    deeper.update(*deeper.sampler(0))
+    for depth in ("full", "half"):
+        torch.testing.assert_close(deeper.network(x, depth=depth), shallow(x), atol=1e-5, rtol=1e-5)
+    for step in range(3):
+        deeper.update(*deeper.sampler(step))
     moved = [bool(block.last().weight.any()) for block in deeper.network.body]
     assert moved == [True] * 5
 
 
-@pytest.mark.parametrize("source,kind", [(FLOAT, W4A4), (W4A4, W4A4), (W4A4, FLOAT)])
-def test_a_quantized_network_is_not_grown(
-    make: Make, source: dict[str, dict[str, Any]], kind: dict[str, dict[str, Any]]
-) -> None:
-    given = make(source)
-    train.run(given)
-    with pytest.raises(CheckpointError, match="got 2 blocks for 4, wanted as many, or both networks in float"):
-        started_from(make, given, kind, {"model": {"blocks": 4}})
+def test_blocks_added_to_a_depth_dynamic_network_come_last_and_can_be_all_that_trains(make: Make) -> None:
+    source = make(DQA, {"model": {"blocks": 4}})
+    train.run(source)
+    set_ranking(source, [2, 0, 3, 1])
+    run = DQA["run"] | {"trained": "new-blocks", "depth_weights": [1.0, 0.0, 0.0]}
+    settings = {"model": {"blocks": 8}, "run": run}
+    deeper = started_from(make, source, DQA, settings)
+    assert deeper.network.ranking == (2, 0, 3, 1, 4, 5, 6, 7)
+    before, x = copy.deepcopy(deeper.network), torch.rand(1, 3, 8, 8)
+    for step in range(3):
+        deeper.update(*deeper.sampler(step))
+    assert torch.equal(deeper.network(x, depth="half"), before(x, depth="half"))
+    assert torch.equal(deeper.averaged(x, depth=(0, 2)), before(x, depth=(0, 2)))
+    assert not torch.equal(deeper.network(x), before(x))
+    old = before.state_dict()
+    changed = {name for name, tensor in deeper.network.state_dict().items() if not torch.equal(tensor, old[name])}
+    assert {name.split(".")[1] for name in changed} == {"4", "5", "6", "7"}
+
+
+@pytest.mark.parametrize(
+    "quant,why",
+    [
+        ({"weight_bits": 2, "weight_grid": "mid_rise"}, "no weight of 0"),
+        ({"quantizer": "pams", "placement": "pams"}, "quantizes the shortcut"),
+    ],
+)
+def test_blocks_that_cannot_be_the_identity_are_not_added(make: Make, quant: dict[str, Any], why: str) -> None:
+    source = make(FLOAT)
+    train.run(source)
+    with pytest.raises(CheckpointError, match=f"got fewer blocks, wanted as many: .*{why}"):
+        started_from(make, source, W4A4, {"quant": quant, "model": {"blocks": 4}})
+
+
+def set_ranking(config: TrainConfig, ranking: list[int]) -> None:
+    path = folder_of(config) / "weights.safetensors"
+    found = checkpoints.load(path)
+    found.state["ranking"] = ranking
+    checkpoints.save(path, found)
 
 
 def set_gains(config: TrainConfig, *gains: float) -> None:

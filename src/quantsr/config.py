@@ -86,7 +86,8 @@ class RunConfig:
     folder: str = "run"  # checkpoints, log and exported weights
     init: str = ""  # checkpoint whose weights to start from; body weights are taken over between upscales
     depths: list[str] = field(default_factory=lambda: ["full"])  # DQA stage two: ["full", "half", "quarter"]
-    depth_weights: list[float] = field(default_factory=list)  # loss weight of each depth; empty: equal
+    depth_weights: list[float] = field(default_factory=list)  # loss weight of each depth, 0: not trained; empty: equal
+    trained: str = "all"  # what learns: "all", or "new-blocks", those that `init` does not have
     ranking: str = "small-gain"  # blocks kept first: "small-gain", "large-gain" or "sensitivity"
     seed: int = 0  # of initial weights and of every batch
     device: str = "cpu"  # "cpu" or "cuda"
@@ -115,6 +116,7 @@ _SMALLEST = (  # value, section, fields
 )
 PLACEMENT_OF = {"swinir": "linears"}  # what is quantized unless [quant] says otherwise; "body" for the rest
 RANKINGS = ("small-gain", "large-gain", "sensitivity")
+TRAINED = ("all", "new-blocks")
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class TrainConfig:
         known = all(depth in FRACTIONS for depth in self.run.depths)
         _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))
         _require(self.run.ranking in RANKINGS, "run.ranking", self.run.ranking, "one of " + ", ".join(RANKINGS))
+        _require(self.run.trained in TRAINED, "run.trained", self.run.trained, "one of " + ", ".join(TRAINED))
         teacher = self.teacher
         _require(0 <= teacher.sandwich <= 1, "teacher.sandwich", teacher.sandwich, "0 to 1")
         first = self.run.depths[0]
@@ -153,6 +156,7 @@ class TrainConfig:
         _require(all(t >= 0 for t in temperatures), "optim.temperatures", temperatures, "none below 0")
         weights = self.run.depth_weights
         _require(len(weights) in (0, len(self.run.depths)), "run.depth_weights", weights, "one per depth, or none")
+        _require(not weights or any(weights), "run.depth_weights", weights, "one above 0")
         rate = self.optim.learning_rate
         _require(0 < rate < math.inf, "optim.learning_rate", rate, "a finite number above 0")
         for smallest, section, names in _SMALLEST:

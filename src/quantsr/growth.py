@@ -1,35 +1,39 @@
-"""A deeper network from a shallower one, with the same outputs (Net2DeeperNet; Chen et al., ICLR 2016, 1511.05641)."""
+"""A deeper network from a shallower one, with the same outputs (Net2DeeperNet; Chen et al., ICLR 2016, 1511.05641).
 
-import dataclasses
-import re
+The new blocks follow the old ones, in the body and in the ranking: of a network with 16 blocks grown to 32, half depth
+is what full depth was.
+"""
 
+import torch
 from torch import nn
 
-from quantsr.checkpoint import Checkpoint, CheckpointError
-from quantsr.quant import QuantConfig
+from quantsr.checkpoint import CheckpointError
+from quantsr.quant import QuantBlock, QuantLayer
 
 
-def grown(network: nn.Module, source: Checkpoint, quant: QuantConfig | None) -> Checkpoint:
-    """`source` with its blocks spread evenly over the deeper `network`, whose other blocks become the identity.
+@torch.no_grad()
+def make_identity(network: nn.Module, first: int) -> None:
+    """Makes the blocks from index `first` on the identity: the weights of each block's last layer become 0.
 
-    Raises CheckpointError if either is quantized: weights of zero have no scale.
+    The steps of its weights stay as they are. Raises CheckpointError where a quantizer stands in the way: one of the
+    shortcut, or one of the weights that has no level of 0.
     """
-    old, new = source.config.model.blocks, len(network.body)
-    if quant or source.config.quant:
-        raise CheckpointError(
-            f"run.init: got {old} blocks for {new}, wanted as many, or both networks in float: "
-            "train the deeper network in float first"
-        )
-    places = [block * new // old for block in range(old)]
-    tensors = {_moved(name, places): tensor for name, tensor in source.tensors.items()}
-    for index in sorted(set(range(new)) - set(places)):
-        block = network.body[index]
-        nn.init.zeros_(block.last().weight)
-        nn.init.zeros_(block.last().bias)
-        tensors |= {f"ema.body.{index}.{name}": tensor for name, tensor in block.state_dict().items()}
-    return dataclasses.replace(source, tensors=tensors)
+    for block in network.body[first:]:
+        if isinstance(block, QuantBlock):
+            raise CheckpointError("run.init: got fewer blocks, wanted as many: this placement quantizes the shortcut")
+        last = block.last()
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if isinstance(last, QuantLayer) and last.weight_quantizer(last.weight).count_nonzero():
+            raise CheckpointError("run.init: got fewer blocks, wanted as many: these quantizers have no weight of 0")
 
 
-def _moved(name: str, places: list[int]) -> str:
-    """The name of a tensor of block b, such as "ema.body.b.gain", after the block's move to places[b]."""
-    return re.sub(r"(?<=\.body\.)\d+", lambda block: str(places[int(block[0])]), name)
+def train_only(network: nn.Module, first: int) -> None:
+    """Leaves gradients to the blocks from index `first` on alone, so that the network without them stays as it is.
+
+    Their gains take none: they also act where a block is skipped.
+    """
+    network.requires_grad_(False)
+    for block in network.body[first:]:
+        block.requires_grad_(True)
+        block.gain.requires_grad_(False)

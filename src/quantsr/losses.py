@@ -29,7 +29,7 @@ class Objective:
         self.network, self.teacher, self.settings = network, teacher, config.teacher
         depths = config.run.depths
         shares = config.run.depth_weights or [1 / len(depths)] * len(depths)
-        self.depths = list(zip(depths, shares, strict=True))
+        self.depths = [(depth, share) for depth, share in zip(depths, shares, strict=True) if share]
         self.device_type = torch.device(config.run.device).type
         self.bf16 = config.run.bf16 and runs_bf16(self.device_type)
         self.maps: dict[nn.Module, Tensor] = {}

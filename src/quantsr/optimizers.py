@@ -18,14 +18,14 @@ TRUNK = ("body.", "after_body.")
 
 
 class Optimizer:
-    """Steps the parameters of a network from their gradients.
+    """Steps the parameters of a network that take gradients.
 
     Groups with rates of their own: weights, biases and gains; the quantizers' steps and bounds; their shifts.
     """
 
     def __init__(self, network: nn.Module, config: OptimConfig) -> None:
         """network: on its device, its convolutions channels last; RuntimeError where Muon finds them otherwise."""
-        self.parameters = dict(network.named_parameters())
+        self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.stepped = dict(self.parameters)  # what the optimisers step: the parameters, or views of them as matrices
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.parameters.items():

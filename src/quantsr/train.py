@@ -267,20 +267,21 @@ def _teacher(teacher: TeacherConfig) -> str:
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
     """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
     network = checkpoints.build(config.model)
-    if source is not None and source.config.model.blocks < config.model.blocks:
-        source = growth.grown(network, source, config.quant)
+    blocks = source.config.model.blocks if source else config.model.blocks
     if source is not None:
-        _take_over(network, without_shifts(source.part("ema")))
-        if len(source.state["ranking"]) == len(network.ranking):
-            network.set_ranking(source.state["ranking"])
+        _take_over(network, without_shifts(source.part("ema")), blocks)
+        if blocks <= config.model.blocks:
+            network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
     first = config.optim.steps
     fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
     if config.quant is not None:
         quantize(network, config.quant)
         if source is not None and _same_codes(source.config.quant, config.quant):
-            _take_over(network, source.part("ema"))
-        else:
-            calibrate(network, (sampler(index)[0] for index in fresh))
+            _take_over(network, source.part("ema"), blocks)
+    growth.make_identity(network, blocks)
+    calibrate(network, (sampler(index)[0] for index in fresh))
+    if config.run.trained == "new-blocks":
+        growth.train_only(network, blocks)
     if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
         # once: the weights of a depth-dynamic network are made for their ranking
         network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
@@ -307,14 +308,15 @@ def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, T
     return rank_by([-loss for loss in losses])
 
 
-def _take_over(network: nn.Module, given: dict[str, Tensor]) -> None:
-    """Loads every tensor that the network has by the same name and shape, and names the others."""
+def _take_over(network: nn.Module, given: dict[str, Tensor], blocks: int) -> None:
+    """Loads every tensor that the network has by the same name and shape, and names the others of its first blocks."""
     own = network.state_dict()
     fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
     if not any(name.startswith("body.") for name in fitting):
         raise checkpoints.CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
     network.load_state_dict(fitting, strict=False)
-    if missing := sorted(set(own) - set(fitting)):
+    new = tuple(f"body.{block}." for block in range(blocks, len(network.body)))
+    if missing := sorted(name for name in set(own) - set(fitting) if not name.startswith(new)):
         log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
 
 

@@ -58,8 +58,13 @@ def describe_placement(name: str) -> str:
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Decides signedness and first values of all activation quantizers from several batches (N, 3, H, W) in [0, 1]."""
-    waiting = [quantizer for name, quantizer in _quantizers(model) if not name.endswith("weight_quantizer")]
+    """Decides signedness and first values of the activation quantizers that have none yet.
+
+    batches: several (N, 3, H, W) in [0, 1]; none is drawn where nothing waits.
+    """
+    waiting = {q for name, q in _quantizers(model) if not (name.endswith("weight_quantizer") or q.calibrated)}
+    if not waiting:
+        return
     for quantizer in waiting:
         quantizer.observing = True
     with torch.no_grad():
@@ -69,7 +74,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         quantizer.observing = False
         quantizer.finish_calibration()
     for layer in quantized_layers(model).values():
-        keep_mean(layer)
+        if layer.act_quantizer in waiting:
+            keep_mean(layer)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
