@@ -79,10 +79,11 @@ def test_a_section_must_be_a_table(section: str) -> None:
     [
         ("optim", "schedule", "linear"), ("optim", "steps", 0), ("optim", "ema", 1.0), ("optim", "ema", float("nan")),
         ("optim", "learning_rate", 0.0), ("optim", "learning_rate", float("nan")), ("optim", "warmup", -1),
-        ("data", "holdout", 1), ("data", "shrunk", [0.5, 1.0]), ("data", "shrunk", [0.0]),
+        ("data", "holdout", 1), ("data", "shrunk", [0.5, 1.0]), ("data", "shrunk", [0.0]), ("data", "unpaired", [0.5]),
         ("data", "patch", 0), ("data", "batch", 0),
         ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5),
-        ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "keep", 0), ("run", "seed", -1),
+        ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "depth_weights", [0.0]),
+        ("run", "trained", "half"), ("run", "keep", 0), ("run", "seed", -1),
         ("run", "log_every", 0), ("run", "validate_every", 0), ("run", "checkpoint_every", 0),
         ("run", "calibration_batches", 0), ("run", "max_bad_steps", -1), ("run", "threads", -1),
         ("quant", "weight_bits", 1), ("quant", "act_bits", 5), ("quant", "temperature", -1.0),
@@ -91,6 +92,19 @@ def test_a_section_must_be_a_table(section: str) -> None:
 def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{section}.*got .*wanted"):
         configs.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": {"unpaired": [1.0]}}, {"teacher": {"weight": 0.9}}, {"run": {"ranking": "sensitivity"}}],
+    ids=["as large as the photograph", "photographs teach too", "needs HR"],
+)
+def test_what_has_no_hr_wants_a_teacher_alone(changes: dict[str, Any]) -> None:
+    tables = {"data": {"unpaired": [0.5]}, "teacher": {"weights": "t.pth", "kind": "rlfn", "weight": 1.0}}
+    configs.from_dict(tables)
+    section, values = next(iter(changes.items()))
+    with pytest.raises(ConfigError, match=r"got .*wanted"):
+        configs.from_dict(tables | {section: tables.get(section, {}) | values})
 
 
 @pytest.mark.parametrize("content", ["[model", "steps = = 1", "\xff"], ids=["bracket", "syntax", "encoding"])

@@ -673,8 +673,7 @@ def test_blocks_added_to_a_depth_dynamic_network_come_last_and_can_be_all_that_t
     source = make(DQA, {"model": {"blocks": 4}})
     train.run(source)
     set_ranking(source, [2, 0, 3, 1])
-    run = DQA["run"] | {"trained": "new-blocks", "depth_weights": [1.0, 0.0, 0.0]}
-    settings = {"model": {"blocks": 8}, "run": run}
+    settings = {"model": {"blocks": 8}, "run": {"trained": "new-blocks", "depth_weights": [1.0, 0.0, 0.0]}}
     deeper = started_from(make, source, DQA, settings)
     assert deeper.network.ranking == (2, 0, 3, 1, 4, 5, 6, 7)
     before, x = copy.deepcopy(deeper.network), torch.rand(1, 3, 8, 8)
@@ -749,6 +748,23 @@ def test_a_checkpoint_teaches(make: Make) -> None:
     before = {name: tensor.clone() for name, tensor in trainer.loss.teacher.state_dict().items()}
     trainer.update(lr, hr)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.loss.teacher.state_dict().items())
+
+
+def test_a_teacher_alone_says_what_unpaired_photographs_become(make: Make) -> None:
+    teacher = make({"optim": {"steps": 2}}, folder="teacher")
+    train.run(teacher)
+    taught = {"weights": str(folder_of(teacher) / "weights.safetensors"), "weight": 1.0}
+    config = make(DQA, {"data": {"unpaired": [0.8]}, "teacher": taught, "run": {"bf16": False}})
+    trainer = Trainer(config)
+    assert sum(photo.hr is None for photo in trainer.train_photos) == 6
+    assert all(photo.hr is not None for photo in trainer.val_photos)
+    lr, hr = trainer.sampler(0)
+    assert hr is None
+    wanted = trainer.loss.teacher(lr)
+    distances = [functional.l1_loss(trainer.network(lr, depth=depth), wanted) for depth in config.run.depths]
+    torch.testing.assert_close(trainer.loss(lr, hr), torch.stack(distances).mean())
+    train.run(config)
+    assert weights_of(config).state["step"] == 12
 
 
 def test_a_teacher_of_a_smaller_factor_is_refused(make: Make) -> None:

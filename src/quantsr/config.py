@@ -44,6 +44,7 @@ class DataConfig:
     cache: str = "cache"  # folder for decoded HR and LR arrays; safe to delete
     holdout: int = 24  # every n-th photograph by name validates and never trains
     shrunk: list[float] = field(default_factory=list)  # also train on every photograph at these parts of its size
+    unpaired: list[float] = field(default_factory=list)  # and as LR at these; a teacher alone says what they become
     patch: int = 32  # LR pixels on a side
     batch: int = 16  # patch pairs in a step
 
@@ -137,8 +138,12 @@ class TrainConfig:
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
         _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
-        shrunk = self.data.shrunk
-        _require(all(0 < size < 1 for size in shrunk), "data.shrunk", shrunk, "parts of 1, each above 0 and below 1")
+        for name, sizes in (("data.shrunk", self.data.shrunk), ("data.unpaired", self.data.unpaired)):
+            _require(all(0 < size < 1 for size in sizes), name, sizes, "parts of 1, each above 0 and below 1")
+        unpaired, ranked = self.data.unpaired, self.run.ranking
+        alone = bool(self.teacher.weights) and self.teacher.weight == 1
+        _require(alone or not unpaired, "data.unpaired", unpaired, "none, or a teacher with teacher.weight = 1")
+        _require(ranked != "sensitivity" or not unpaired, "run.ranking", ranked, "a rule that needs no HR")
         _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
         known = all(depth in FRACTIONS for depth in self.run.depths)
         _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantsr.config import TrainConfig
+from quantsr.config import RunConfig, TrainConfig
 from quantsr.quant import penalty
 
 
@@ -27,9 +27,7 @@ class Objective:
 
     def __init__(self, config: TrainConfig, network: nn.Module, teacher: nn.Module | None) -> None:
         self.network, self.teacher, self.settings = network, teacher, config.teacher
-        depths = config.run.depths
-        shares = config.run.depth_weights or [1 / len(depths)] * len(depths)
-        self.depths = [(depth, share) for depth, share in zip(depths, shares, strict=True) if share]
+        self.depths = trained_depths(config.run)
         self.device_type = torch.device(config.run.device).type
         self.bf16 = config.run.bf16 and runs_bf16(self.device_type)
         self.maps: dict[nn.Module, Tensor] = {}
@@ -37,15 +35,15 @@ class Objective:
             for watched in (network, teacher):
                 watched.trunk.register_forward_hook(lambda _, __, out, key=watched: self._keep(key, out))
 
-    def __call__(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """lr (N, 3, H, W), hr (N, 3, H*s, W*s), RGB in [0, 1]."""
+    def __call__(self, lr: Tensor, hr: Tensor | None) -> Tensor:
+        """lr (N, 3, H, W), hr (N, 3, H*s, W*s) or, if the teacher alone decides, None; RGB in [0, 1]."""
         taught = self._taught(lr)
         total = torch.zeros((), device=lr.device)
         full: Tensor | None = None
-        for depth, share in self.depths:
+        for depth, share in self.depths.items():
             with self._autocast():
                 sr = self.network(lr, depth=depth).float()
-            loss = _towards(functional.l1_loss(sr, hr), sr, taught, self.settings.weight)
+            loss = self._learnt(sr, hr, taught)
             loss = _towards(loss, sr, full, self.settings.sandwich)
             if self.maps:
                 loss = loss + self.settings.feature_weight * self._distance()
@@ -54,6 +52,12 @@ class Objective:
                 full = sr.detach()
             total = total + share * loss
         return total
+
+    def _learnt(self, sr: Tensor, hr: Tensor | None, taught: Tensor | None) -> Tensor:
+        if hr is None:
+            assert taught is not None
+            return functional.l1_loss(sr, taught)
+        return _towards(functional.l1_loss(sr, hr), sr, taught, self.settings.weight)
 
     @torch.no_grad()
     def _taught(self, lr: Tensor) -> Tensor | None:
@@ -73,6 +77,12 @@ class Objective:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16)
+
+
+def trained_depths(run: RunConfig) -> dict[str, float]:
+    """The depths that train, in order, with the loss weight of each."""
+    shares = run.depth_weights or [1 / len(run.depths)] * len(run.depths)
+    return {depth: share for depth, share in zip(run.depths, shares, strict=True) if share}
 
 
 def runs_bf16(device_type: str) -> bool:

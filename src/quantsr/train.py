@@ -26,7 +26,7 @@ from quantsr.checkpoint import Checkpoint
 from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
 from quantsr.distributed import Workers
-from quantsr.losses import Objective
+from quantsr.losses import Objective, trained_depths
 from quantsr.models import ALIKE
 from quantsr.models.depth import rank_by
 from quantsr.optimizers import Optimizer
@@ -69,7 +69,10 @@ class Trainer:
             torch.set_num_threads(run.threads)
         torch.manual_seed(run.seed)
         self.train_photos, self.val_photos = split_photos(config)
-        self.sampler = PatchSampler(self.train_photos, patch=config.data.patch, batch=config.data.batch, seed=run.seed)
+        data = config.data
+        self.sampler = PatchSampler(
+            self.train_photos, upscale=config.model.upscale, patch=data.patch, batch=data.batch, seed=run.seed
+        )
         source = checkpoints.load(Path(run.init)) if run.init else None
         self.earlier_stages: list[dict[str, Any]] = source.state.get("history", []) if source else []
         self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
@@ -130,9 +133,9 @@ class Trainer:
         """The weights' learning rate of a step (0-based)."""
         return learning_rate(self.config.optim, step) / 2**self.rollbacks
 
-    def update(self, lr: Tensor, hr: Tensor) -> float:
+    def update(self, lr: Tensor, hr: Tensor | None) -> float:
         """One optimiser step; returns the loss. A non-finite loss or gradient leaves every weight as it was."""
-        lr, hr = (t.to(self.device, memory_format=torch.channels_last, non_blocking=True) for t in (lr, hr))
+        lr, hr = self._placed(lr), None if hr is None else self._placed(hr)
         optim = self.config.optim
         self.optimizer.set_rate(self.rate(self.step))
         if optim.temperatures:
@@ -151,6 +154,9 @@ class Trainer:
         keep_valid(self.network)
         self._average(optim.ema)
         return value
+
+    def _placed(self, batch: Tensor) -> Tensor:
+        return batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
@@ -235,7 +241,8 @@ class Trainer:
 def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
     """Training and validation photographs, split by file name alone, before anything is learned."""
     data = config.data
-    photos = load_photos(Path(data.photos), Path(data.cache), config.model.upscale, data.patch, data.shrunk)
+    folder, cache = Path(data.photos), Path(data.cache)
+    photos = load_photos(folder, cache, config.model.upscale, data.patch, data.shrunk, data.unpaired)
     held = [photo for photo in photos if photo.number % data.holdout == 0 and photo.size == 1]
     rest = [photo for photo in photos if photo.number % data.holdout]
     if not rest or not held:
@@ -253,9 +260,11 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
         "patch": config.data.patch,
         "learning_rate": config.optim.learning_rate,
         "method": config.optim.method,
-        "depths": config.run.depths,
+        "depths": list(trained_depths(config.run)),
         "teacher": _teacher(config.teacher) if config.teacher.weights else "none",
     }
+    if config.run.trained != "all":
+        summary["trained"] = config.run.trained
     quant = config.quant
     return summary | ({"bits": f"W{quant.weight_bits}A{quant.act_bits}"} if quant else {"bits": "float"})
 
@@ -289,7 +298,7 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
 
 
 @torch.no_grad()
-def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, ...]:
+def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[int, ...]:
     """Block indices in the order they are kept as depth shrinks.
 
     rule: "small-gain", the paper's (where the shortcut's gain is large, the identity matters more than the block);
@@ -359,7 +368,8 @@ class _prefetched:
 
 
 def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
-    """The middle of a photograph, at most VALIDATION_SIDE LR pixels on a side."""
+    """The middle of a photograph that has HR, at most VALIDATION_SIDE LR pixels on a side."""
+    assert photo.hr is not None
     size = [min(side, VALIDATION_SIDE) for side in photo.lr.shape[:2]]
     y, x = ((side - s) // 2 for side, s in zip(photo.lr.shape[:2], size, strict=True))
     lr = np.array(photo.lr[y : y + size[0], x : x + size[1]])

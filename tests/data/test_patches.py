@@ -25,8 +25,7 @@ def coordinates(height: int, width: int, upscale: int, index: int = 0) -> Photo:
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
 def test_pairs_show_the_same_place(upscale: int) -> None:
-    sampler = PatchSampler([coordinates(23, 31, upscale)], patch=6, batch=8, seed=0)
-    assert sampler.upscale == upscale
+    sampler = PatchSampler([coordinates(23, 31, upscale)], upscale=upscale, patch=6, batch=8, seed=0)
     for step in range(8):
         lr, hr = sampler(step)
         assert lr.shape == (8, 3, 6, 6) and hr.shape == (8, 3, 6 * upscale, 6 * upscale)
@@ -35,7 +34,7 @@ def test_pairs_show_the_same_place(upscale: int) -> None:
 
 
 def test_all_eight_turns_occur() -> None:
-    sampler = PatchSampler([coordinates(23, 31, 2)], patch=6, batch=64, seed=0)
+    sampler = PatchSampler([coordinates(23, 31, 2)], upscale=2, patch=6, batch=64, seed=0)
     codes = (sampler(0)[1] * 255).round().int()[:, 2, :2, :2].reshape(64, 4)  # the four HR pixels of one LR pixel
     assert {tuple(code.tolist()) for code in codes} == {
         (0, 1, 2, 3), (1, 3, 0, 2), (3, 2, 1, 0), (2, 0, 3, 1),
@@ -44,7 +43,7 @@ def test_all_eight_turns_occur() -> None:
 
 
 def test_batches_are_floats_of_the_pictures_own_values() -> None:
-    sampler = PatchSampler([coordinates(23, 31, 2)], patch=6, batch=4, seed=0)
+    sampler = PatchSampler([coordinates(23, 31, 2)], upscale=2, patch=6, batch=4, seed=0)
     for tensor in sampler(0):
         assert tensor.dtype == torch.float32 and tensor.is_contiguous()
         codes = (tensor.double() * 255).round()
@@ -53,17 +52,17 @@ def test_batches_are_floats_of_the_pictures_own_values() -> None:
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     photo = coordinates(23, 31, 2)
-    one, two = (PatchSampler([photo], patch=6, batch=4, seed=5) for _ in range(2))
+    one, two = (PatchSampler([photo], upscale=2, patch=6, batch=4, seed=5) for _ in range(2))
     forward = {step: one(step) for step in range(6)}
     for step in (5, 0, 3):  # in another order, from another sampler
         assert all(map(torch.equal, forward[step], two(step)))
     assert not torch.equal(forward[0][0], forward[1][0])
-    assert not torch.equal(forward[0][0], PatchSampler([photo], patch=6, batch=4, seed=6)(0)[0])
+    assert not torch.equal(forward[0][0], PatchSampler([photo], upscale=2, patch=6, batch=4, seed=6)(0)[0])
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 11), (13, 6)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
-    sampler = PatchSampler([coordinates(*size, 2)], patch=6, batch=64, seed=0)
+    sampler = PatchSampler([coordinates(*size, 2)], upscale=2, patch=6, batch=64, seed=0)
     codes = torch.cat([(sampler(step)[0] * 255).round().int() for step in range(12)])
     drawn = codes[:, :2].permute(0, 2, 3, 1).reshape(-1, 2)
     assert {tuple(place) for place in drawn.tolist()} == {(y, x) for y in range(size[0]) for x in range(size[1])}
@@ -73,7 +72,7 @@ def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     flat = np.full((40, 40, 3), 128, np.uint8)
     photos = [Photo(str(i), i, 1.0, lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
-    sampler = PatchSampler(photos, patch=8, batch=100, seed=0)
+    sampler = PatchSampler(photos, upscale=2, patch=8, batch=100, seed=0)
     spread = torch.cat([sampler(step)[0].flatten(1).std(dim=1) for step in range(10)])
     assert 0.005 < float((spread == 0).float().mean()) < 0.1
 
@@ -119,6 +118,24 @@ def test_photos_come_shrunk_too(tmp_path: Path, photos: Path, caplog: pytest.Log
     assert len(caplog.records) == 8
     again = load_photos(photos, tmp_path / "cache", upscale=2, smallest=16, shrunk=[0.5])
     assert all(np.array_equal(a.lr, b.lr) for a, b in zip(loaded, again, strict=True))
+
+
+def test_photos_come_unpaired_too(tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        loaded = load_photos(photos, tmp_path / "cache", upscale=4, smallest=10, shrunk=[0.8], unpaired=[0.5, 0.9])
+    assert [(photo.number, photo.size, photo.hr is None) for photo in loaded] == [
+        (n, size, unpaired)
+        for n in range(8)
+        for size, unpaired in ((0.9, True), (0.5, True), (1.0, False), (0.8, False))
+    ]
+    assert not caplog.records
+    for large, half in zip(loaded[::4], loaded[1::4], strict=True):
+        assert np.array_equal(half.lr, images.downscale(images.read(photos / half.name), 2))
+        assert np.array_equal(large.lr, images.shrink(images.read(photos / large.name), 0.9))
+    sampler = PatchSampler(loaded, upscale=4, patch=8, batch=4, seed=0)
+    lr, hr = sampler(0)
+    assert lr.shape == (4, 3, 8, 8) and hr is None
+    assert PatchSampler(loaded[2:4], upscale=4, patch=8, batch=4, seed=0)(0)[1] is not None
 
 
 def test_an_interrupted_cache_write_is_not_taken_for_a_picture(

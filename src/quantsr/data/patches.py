@@ -1,7 +1,8 @@
 """Training pairs cut from a folder of photographs.
 
 LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays. The
-same bicubic may shrink photographs first: what is smaller has finer detail in each pixel, and is sharper.
+same bicubic may shrink photographs first: what is smaller has finer detail in each pixel, and is sharper. And what it
+makes may be LR without HR, for which a teacher stands in: that is many more pixels than the LR of pairs has.
 Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair `i` of batch `step` depends on
 (seed, step, i) alone, so a resumed run sees exactly what an unbroken one would have seen.
 """
@@ -27,34 +28,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Photo:
-    """One training picture: hr uint8 (H*s, W*s, 3) and lr uint8 (H, W, 3), memory-mapped.
+    """One training picture: hr uint8 (H*s, W*s, 3), None if unpaired, and lr uint8 (H, W, 3), memory-mapped.
 
     number: its place among the folder's image files, usable or not, so that a split by it outlives a damaged file.
-    size: its side relative to the file's, 1 or less.
+    size: side of hr, or of an unpaired lr, relative to the file's, 1 or less.
     """
 
     name: str
     number: int
     size: float
-    hr: UInt8
+    hr: UInt8 | None
     lr: UInt8
 
 
-def load_photos(folder: Path, cache: Path, upscale: int, smallest: int, shrunk: Sequence[float] = ()) -> list[Photo]:
+def load_photos(
+    folder: Path,
+    cache: Path,
+    upscale: int,
+    smallest: int,
+    shrunk: Sequence[float] = (),
+    unpaired: Sequence[float] = (),
+) -> list[Photo]:
     """All photographs directly in `folder`, by name, at least `smallest` LR pixels on each side.
 
-    shrunk: sizes, relative to the file's, at which each comes once more. Unreadable files are reported and skipped,
-    those too small too. Raises ValueError if nothing is left.
+    shrunk: sizes, relative to the file's, at which each comes once more; unpaired: sizes at which each also is LR.
+    Unreadable files are reported and skipped, those too small too. Raises ValueError if nothing is left.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of photographs")
     cache.mkdir(parents=True, exist_ok=True)
     photos = []
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES)
+    sizes = [(size / upscale, size, True) for size in (1.0, *shrunk)] + [(size, size, False) for size in unpaired]
     for number, path in enumerate(files):
-        for size in (1.0, *sorted(shrunk, reverse=True)):  # if too small at one, then at all after it
+        for _, size, paired in sorted(sizes, reverse=True):  # if too small at one, then at all after it
             try:
-                photo = _load(path, number, size, cache, upscale)
+                photo = _load(path, number, size, cache, upscale if paired else None)
             except images.ImageError as error:
                 log.warning("skipped: %s", error)
                 break
@@ -68,7 +77,8 @@ def load_photos(folder: Path, cache: Path, upscale: int, smallest: int, shrunk: 
     return photos
 
 
-def _load(path: Path, number: int, size: float, cache: Path, upscale: int) -> Photo:
+def _load(path: Path, number: int, size: float, cache: Path, upscale: int | None) -> Photo:
+    # upscale: None if unpaired
     try:
         stat = path.stat()
     except OSError as error:  # a link to nowhere
@@ -78,6 +88,8 @@ def _load(path: Path, number: int, size: float, cache: Path, upscale: int) -> Ph
     if size < 1:
         key, whole = f"{key}.{size:g}", hr
         hr = _cached(cache / f"{key}.npy", lambda: images.shrink(whole, size))
+    if upscale is None:
+        return Photo(path.name, number, size, None, hr)
     if min(hr.shape[:2]) < upscale:
         raise images.ImageError(f"{path}: got {hr.shape[1]}x{hr.shape[0]} pixels, wanted at least {upscale}x{upscale}")
     lr = _cached(cache / f"{key}.x{upscale}.npy", lambda: images.downscale(hr, upscale))
@@ -97,14 +109,14 @@ def _save(path: Path, array: UInt8) -> None:
 
 
 class PatchSampler:
-    """Draws batches of augmented LR/HR patch pairs.
+    """Draws batches of augmented LR/HR patch pairs, or of LR patches alone if some photographs are unpaired.
 
-    patch: LR pixels on a side. batch: pairs per batch. seed: of the whole run.
+    patch: LR pixels on a side. batch: patches per batch. seed: of the whole run.
     """
 
-    def __init__(self, photos: list[Photo], *, patch: int, batch: int, seed: int) -> None:
-        self.photos, self.patch, self.batch, self.seed = photos, patch, batch, seed
-        self.upscale = photos[0].hr.shape[0] // photos[0].lr.shape[0]
+    def __init__(self, photos: list[Photo], *, upscale: int, patch: int, batch: int, seed: int) -> None:
+        self.photos, self.upscale, self.patch, self.batch, self.seed = photos, upscale, patch, batch, seed
+        self.paired = all(photo.hr is not None for photo in photos)
         tables = [_detail(photo.lr, patch) for photo in photos]
         self._cells = np.concatenate(
             [np.insert(cells, 0, index, axis=1) for index, (cells, _) in enumerate(tables)]
@@ -113,24 +125,26 @@ class PatchSampler:
         weights += 0.05 * weights.mean()  # smooth gradients must not be forgotten altogether
         self._cumulative = np.cumsum(weights / weights.sum())
 
-    def __call__(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Batch of a step: lr float32 (N, 3, P, P) and hr float32 (N, 3, P*s, P*s), RGB in [0, 1].
+    def __call__(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """Batch of a step: lr float32 (N, 3, P, P) and hr float32 (N, 3, P*s, P*s) or None, RGB in [0, 1].
 
         share: which of the batch's pairs; several processes split a batch.
         """
-        pairs = [self._draw(np.random.default_rng((self.seed, step, index))) for index in range(self.batch)[share]]
-        lr, hr = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*pairs, strict=True))
-        return _tensor(lr), _tensor(hr)
+        drawn = [self._draw(np.random.default_rng((self.seed, step, index))) for index in range(self.batch)[share]]
+        lr = _tensor([lr for lr, _ in drawn])
+        return lr, _tensor([hr for _, hr in drawn if hr is not None]) if self.paired else None
 
-    def _draw(self, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
+    def _draw(self, rng: np.random.Generator) -> tuple[UInt8, UInt8 | None]:
         cell = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._cells) - 1)
         index, y, x = self._cells[cell]
         photo, size, s = self.photos[index], self.patch, self.upscale
         y = min(y + int(rng.integers(_stride(size))), photo.lr.shape[0] - size)
         x = min(x + int(rng.integers(_stride(size))), photo.lr.shape[1] - size)
         lr = photo.lr[y : y + size, x : x + size]
-        hr = photo.hr[y * s : (y + size) * s, x * s : (x + size) * s]
         turn = int(rng.integers(8))
+        if photo.hr is None:
+            return _turned(lr, turn), None
+        hr = photo.hr[y * s : (y + size) * s, x * s : (x + size) * s]
         return _turned(lr, turn), _turned(hr, turn)
 
 
@@ -158,5 +172,6 @@ def _turned(patch: UInt8, turn: int) -> UInt8:
     return turned[:, ::-1] if turn >= 4 else turned
 
 
-def _tensor(batch: UInt8) -> Tensor:
-    return torch.from_numpy(images.to_float(np.ascontiguousarray(batch)))
+def _tensor(patches: list[UInt8]) -> Tensor:
+    batch = np.ascontiguousarray(np.stack(patches).transpose(0, 3, 1, 2))
+    return torch.from_numpy(images.to_float(batch))
