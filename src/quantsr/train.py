@@ -170,7 +170,7 @@ class Trainer:
         """Mean PSNR-Y in dB of the averaged network on the held-out photographs, for each depth of the run."""
         scores: dict[str, list[float]] = {depth: [] for depth in self.config.run.depths}
         for photo in self.val_photos:
-            lr, hr = _centre(photo, self.sampler.upscale)
+            lr, hr = centre(photo, self.sampler.upscale)
             x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None].to(self.device)
             for depth, values in scores.items():
                 sr = self.averaged(x, depth=depth)[0].permute(1, 2, 0).cpu().numpy()
@@ -367,7 +367,7 @@ class _prefetched:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
+def centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
     """The middle of a photograph that has HR, at most VALIDATION_SIDE LR pixels on a side."""
     assert photo.hr is not None
     size = [min(side, VALIDATION_SIDE) for side in photo.lr.shape[:2]]
