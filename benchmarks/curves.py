@@ -12,7 +12,16 @@ ROOT = Path(__file__).parents[1]
 T_FLOAT = ["t-x4-float", "t-x4-float-2", "t-x4-float-3", "t-x4-float-4"]
 FAMILIES = {
     "x4, 4 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa", "x4-w4a4-dqa-3"],
-    "x4, 2 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa", "x4-w4a4-dqa-2", "x4-w2a2-dqa-2"],
+    "x4, 2 bits": [
+        "x4-float",
+        "x4-float-2",
+        "x4-float-3",
+        "x4-w4a4",
+        "x4-w4a4-dqa",
+        "x4-w4a4-dqa-2",
+        "x4-w2a2-dqa-2",
+        "x4-w2a2-dqa-3",
+    ],
     "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa", "x3-w4a4-dqa-2"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa", "x2-w4a4-dqa-2"],
     "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa", "t-x4-w4a4-dqa-2"],
