@@ -107,8 +107,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def stages(history: list[dict[str, Any]]) -> str:
-    columns = ("bits", "depths", "trained", "steps", "batch", "patch", "learning_rate", "method", "teacher")
-    history = [{"method": "adam", "trained": "all"} | stage for stage in history]  # what was the only one
+    columns = ["bits", "depths", "steps", "batch", "patch", "learning_rate", "method", "teacher"]
+    columns += ["trained"] if any("trained" in stage for stage in history) else []
+    history = [{"method": "adam", "trained": "all"} | stage for stage in history]  # what is left out
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for stage in history:
         cells = (", ".join(v) if isinstance(v := stage.get(column, ""), list) else str(v) for column in columns)

@@ -701,6 +701,14 @@ def test_blocks_that_cannot_be_the_identity_are_not_added(make: Make, quant: dic
         started_from(make, source, W4A4, {"quant": quant, "model": {"blocks": 4}})
 
 
+@pytest.mark.parametrize("init", [True, False], ids=["as many blocks", "no init"])
+def test_new_blocks_that_are_not_there_cannot_train(make: Make, init: bool) -> None:
+    source, new = make(), {"run": {"trained": "new-blocks"}}
+    train.run(source)
+    with pytest.raises(CheckpointError, match=r"run\.trained: got no new block in 2, wanted a run\.init of fewer"):
+        _ = started_from(make, source, new) if init else Trainer(make(new, folder="next"))
+
+
 def set_ranking(config: TrainConfig, ranking: list[int]) -> None:
     path = folder_of(config) / "weights.safetensors"
     found = checkpoints.load(path)

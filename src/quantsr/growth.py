@@ -31,8 +31,12 @@ def make_identity(network: nn.Module, first: int) -> None:
 def train_only(network: nn.Module, first: int) -> None:
     """Leaves gradients to the blocks from index `first` on alone, so that the network without them stays as it is.
 
-    Their gains take none: they also act where a block is skipped.
+    Their gains take none: they also act where a block is skipped. Raises CheckpointError if there is no such block.
     """
+    if first >= len(network.body):
+        raise CheckpointError(
+            f"run.trained: got no new block in {len(network.body)}, wanted a run.init of fewer blocks"
+        )
     network.requires_grad_(False)
     for block in network.body[first:]:
         block.requires_grad_(True)

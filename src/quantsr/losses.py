@@ -38,12 +38,14 @@ class Objective:
     def __call__(self, lr: Tensor, hr: Tensor | None) -> Tensor:
         """lr (N, 3, H, W), hr (N, 3, H*s, W*s) or, if the teacher alone decides, None; RGB in [0, 1]."""
         taught = self._taught(lr)
+        target = taught if hr is None else hr
+        assert target is not None
         total = torch.zeros((), device=lr.device)
         full: Tensor | None = None
         for depth, share in self.depths.items():
             with self._autocast():
                 sr = self.network(lr, depth=depth).float()
-            loss = self._learnt(sr, hr, taught)
+            loss = _towards(functional.l1_loss(sr, target), sr, taught, self.settings.weight)
             loss = _towards(loss, sr, full, self.settings.sandwich)
             if self.maps:
                 loss = loss + self.settings.feature_weight * self._distance()
@@ -52,12 +54,6 @@ class Objective:
                 full = sr.detach()
             total = total + share * loss
         return total
-
-    def _learnt(self, sr: Tensor, hr: Tensor | None, taught: Tensor | None) -> Tensor:
-        if hr is None:
-            assert taught is not None
-            return functional.l1_loss(sr, taught)
-        return _towards(functional.l1_loss(sr, hr), sr, taught, self.settings.weight)
 
     @torch.no_grad()
     def _taught(self, lr: Tensor) -> Tensor | None:

@@ -11,8 +11,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,13 @@ class Trainer:
         floats = [name for name, tensor in old.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([old[n] for n in floats], [new[n] for n in floats], 1 - decay)
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Mean PSNR-Y in dB of the averaged network on the held-out photographs, for each depth of the run."""
-        scores: dict[str, list[float]] = {depth: [] for depth in self.config.run.depths}
-        for photo in self.val_photos:
-            lr, hr = centre(photo, self.sampler.upscale)
-            x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None].to(self.device)
-            for depth, values in scores.items():
-                sr = self.averaged(x, depth=depth)[0].permute(1, 2, 0).cpu().numpy()
-                values.append(metrics.psnr(images.to_uint8(sr), hr, self.sampler.upscale))
-        return {depth: float(np.mean(values)) for depth, values in scores.items()}
+        upscale = self.config.model.upscale
+        return {
+            depth: mean_psnr(partial(self.averaged, depth=depth), self.val_photos, upscale, self.device)
+            for depth in self.config.run.depths
+        }
 
     def save(self) -> None:
         """Writes a checkpoint and drops all but the newest few."""
@@ -367,7 +364,24 @@ class _prefetched:
         self._pool.shutdown(cancel_futures=True)
 
 
-def centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
+@torch.no_grad()
+def mean_psnr(
+    network: Callable[[Tensor], Tensor], photos: Iterable[Photo], upscale: int, device: torch.device
+) -> float:
+    """Mean PSNR-Y in dB over the middle of photographs that have HR.
+
+    network: LR float32 (1, 3, H, W) on the device -> SR (1, 3, H*upscale, W*upscale), RGB in [0, 1].
+    """
+    scores = []
+    for photo in photos:
+        lr, hr = _centre(photo, upscale)
+        x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None].to(device)
+        sr = network(x)[0].permute(1, 2, 0).cpu().numpy()
+        scores.append(metrics.psnr(images.to_uint8(sr), hr, upscale))
+    return float(np.mean(scores))
+
+
+def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
     """The middle of a photograph that has HR, at most VALIDATION_SIDE LR pixels on a side."""
     assert photo.hr is not None
     size = [min(side, VALIDATION_SIDE) for side in photo.lr.shape[:2]]

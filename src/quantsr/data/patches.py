@@ -60,8 +60,9 @@ def load_photos(
     photos = []
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES)
     sizes = [(size / upscale, size, True) for size in (1.0, *shrunk)] + [(size, size, False) for size in unpaired]
+    sizes.sort(reverse=True)
     for number, path in enumerate(files):
-        for _, size, paired in sorted(sizes, reverse=True):  # if too small at one, then at all after it
+        for _, size, paired in sizes:  # if too small at one, then at all after it
             try:
                 photo = _load(path, number, size, cache, upscale if paired else None)
             except images.ImageError as error:
