@@ -85,7 +85,8 @@ PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
 Loss: L1 to the photograph and, where a teacher is named, to the teacher's output, each half of the loss where nothing
 else is told; for x2 and x3 the teacher's output is shrunk by the bicubic of the benchmarks (RLFN x4, Kong et al.,
 CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures; a checkpoint is a network of this project).
-Cosine decay, bf16 autocast, averaged weights. Machines: two shared cores of an Intel Xeon or AMD EPYC, no GPU.
+Cosine decay, bf16 autocast where the machine gains by it, averaged weights. Machines: two shared cores of an Intel Xeon
+or AMD EPYC, no GPU.
 
 ### Data
 
@@ -108,8 +109,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def stages(history: list[dict[str, Any]]) -> str:
     columns = ["bits", "depths", "steps", "batch", "patch", "learning_rate", "method", "teacher"]
-    columns += ["trained"] if any("trained" in stage for stage in history) else []
-    history = [{"method": "adam", "trained": "all"} | stage for stage in history]  # what is left out
+    history = [{"method": "adam"} | stage for stage in history]  # what is left out
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for stage in history:
         cells = (", ".join(v) if isinstance(v := stage.get(column, ""), list) else str(v) for column in columns)

@@ -81,9 +81,9 @@ def test_a_section_must_be_a_table(section: str) -> None:
         ("optim", "learning_rate", 0.0), ("optim", "learning_rate", float("nan")), ("optim", "warmup", -1),
         ("data", "holdout", 1), ("data", "shrunk", [0.5, 1.0]), ("data", "shrunk", [0.0]), ("data", "unpaired", [0.5]),
         ("data", "patch", 0), ("data", "batch", 0),
-        ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5),
+        ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5), ("teacher", "views", 0), ("teacher", "views", 9),
         ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "depth_weights", [0.0]),
-        ("run", "trained", "half"), ("run", "keep", 0), ("run", "seed", -1),
+        ("run", "keep", 0), ("run", "seed", -1),
         ("run", "log_every", 0), ("run", "validate_every", 0), ("run", "checkpoint_every", 0),
         ("run", "calibration_batches", 0), ("run", "max_bad_steps", -1), ("run", "threads", -1),
         ("quant", "weight_bits", 1), ("quant", "act_bits", 5), ("quant", "temperature", -1.0),
@@ -92,6 +92,13 @@ def test_a_section_must_be_a_table(section: str) -> None:
 def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{section}.*got .*wanted"):
         configs.from_dict({section: {key: value}})
+
+
+def test_views_have_no_features_to_distil() -> None:
+    teacher = {"weights": "t.safetensors", "views": 2}
+    configs.from_dict({"teacher": teacher})
+    with pytest.raises(ConfigError, match=r"teacher\.views.*got 2, wanted .* 1 with teacher\.feature_weight"):
+        configs.from_dict({"teacher": teacher | {"feature_weight": 0.1}})
 
 
 @pytest.mark.parametrize(

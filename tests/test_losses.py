@@ -77,6 +77,13 @@ def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -
     torch.testing.assert_close(loss(lr, hr), plain(lr, hr) + 0.1 * distance)
 
 
+def test_a_depth_of_weight_0_does_not_run(batch: tuple[Tensor, Tensor]) -> None:
+    network = EDSR(upscale=2, channels=8, blocks=4)
+    run = {"bf16": False, "depths": ["full", "half"], "depth_weights": [1.0, 0.0]}
+    loss = Objective(configs.from_dict({"run": run}), network, None)(*batch)
+    torch.testing.assert_close(loss, functional.l1_loss(network(batch[0]), batch[1]))
+
+
 def test_features_need_a_teacher() -> None:
     with pytest.raises(configs.ConfigError, match=r"teacher\.weights: got '', wanted a teacher"):
         configs.from_dict({"teacher": {"feature_weight": 0.5}})
@@ -96,3 +103,15 @@ def test_an_old_cpu_does_not_multiply_bfloat16() -> None:
     if " avx2 " not in flags or " avx512bw " in flags:
         pytest.skip("needs a CPU with AVX2 and no more")
     assert not losses.runs_bf16("cpu") and losses.runs_bf16("cuda")
+
+
+@pytest.mark.parametrize(
+    "name,amx,answer", [("Intel Xeon", False, False), ("Intel Xeon", True, True), ("AMD EPYC", False, True)]
+)
+def test_an_intel_cpu_without_amx_multiplies_float32_faster(
+    monkeypatch: pytest.MonkeyPatch, name: str, amx: bool, answer: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "amx_bf16": amx})
+    assert losses.runs_bf16("cpu") is answer

@@ -76,6 +76,7 @@ class TeacherConfig:
     weights: str = ""  # a checkpoint of ours, or RLFN's .pth; empty: no teacher
     kind: str = "checkpoint"  # "checkpoint" or "rlfn"
     weight: float = 0.5  # share of the teacher's output in the loss
+    views: int = 1  # turned and mirrored views of each patch, 1 to 8, whose mean is that output
     feature_weight: float = 0.0  # weight of the distance between the trunks' attention maps
     sandwich: float = 0.0  # share of full depth's output in the loss of the shallower depths; needs no teacher
 
@@ -88,7 +89,6 @@ class RunConfig:
     init: str = ""  # checkpoint whose weights to start from; body weights are taken over between upscales
     depths: list[str] = field(default_factory=lambda: ["full"])  # DQA stage two: ["full", "half", "quarter"]
     depth_weights: list[float] = field(default_factory=list)  # loss weight of each depth, 0: not trained; empty: equal
-    trained: str = "all"  # what learns: "all", or "new-blocks", those that `init` does not have
     ranking: str = "small-gain"  # blocks kept first: "small-gain", "large-gain" or "sensitivity"
     seed: int = 0  # of initial weights and of every batch
     device: str = "cpu"  # "cpu" or "cuda"
@@ -117,7 +117,6 @@ _SMALLEST = (  # value, section, fields
 )
 PLACEMENT_OF = {"swinir": "linears"}  # what is quantized unless [quant] says otherwise; "body" for the rest
 RANKINGS = ("small-gain", "large-gain", "sensitivity")
-TRAINED = ("all", "new-blocks")
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,9 @@ class TrainConfig:
         known = all(depth in FRACTIONS for depth in self.run.depths)
         _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))
         _require(self.run.ranking in RANKINGS, "run.ranking", self.run.ranking, "one of " + ", ".join(RANKINGS))
-        _require(self.run.trained in TRAINED, "run.trained", self.run.trained, "one of " + ", ".join(TRAINED))
         teacher = self.teacher
+        views = range(1, 2 if teacher.feature_weight else 9)
+        _require(teacher.views in views, "teacher.views", teacher.views, "1 to 8, and 1 with teacher.feature_weight")
         _require(0 <= teacher.sandwich <= 1, "teacher.sandwich", teacher.sandwich, "0 to 1")
         first = self.run.depths[0]
         _require(not teacher.sandwich or first == "full", "run.depths", self.run.depths, '"full" first, as it teaches')

@@ -26,18 +26,3 @@ def make_identity(network: nn.Module, first: int) -> None:
         nn.init.zeros_(last.bias)
         if isinstance(last, QuantLayer) and last.weight_quantizer(last.weight).count_nonzero():
             raise CheckpointError("run.init: got fewer blocks, wanted as many: these quantizers have no weight of 0")
-
-
-def train_only(network: nn.Module, first: int) -> None:
-    """Leaves gradients to the blocks from index `first` on alone, so that the network without them stays as it is.
-
-    Their gains take none: they also act where a block is skipped. Raises CheckpointError if there is no such block.
-    """
-    if first >= len(network.body):
-        raise CheckpointError(
-            f"run.trained: got no new block in {len(network.body)}, wanted a run.init of fewer blocks"
-        )
-    network.requires_grad_(False)
-    for block in network.body[first:]:
-        block.requires_grad_(True)
-        block.gain.requires_grad_(False)

@@ -12,7 +12,7 @@ from quantsr.pickles import PickleRefused, load_tensors
 
 
 def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
-    """The run's teacher in eval mode, without gradients; one that enlarges more than the student is `Reduced`.
+    """The run's teacher in eval mode, without gradients: `Averaged` over several views, `Reduced` to the upscale.
 
     Raises CheckpointError if its file does not fit its kind, or if it enlarges less than the student.
     """
@@ -21,9 +21,34 @@ def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     wanted = config.model.upscale
     if network.upscale < wanted:
         raise checkpoint.CheckpointError(f"{path}: got a teacher of x{network.upscale}, wanted x{wanted} or more")
-    if network.upscale > wanted:
+    upscale = network.upscale
+    if config.teacher.views > 1:
+        network = Averaged(network, config.teacher.views)
+    if upscale > wanted:
         network = Reduced(network, wanted)
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+VIEWS = ((0, False), (1, True), (2, False), (3, True), (0, True), (1, False), (2, True), (3, False))  # turns, mirrored
+
+
+class Averaged(nn.Module):
+    """The mean of what a network makes of the first `count` of eight turned and mirrored views of each image.
+
+    (N, 3, H, W) -> (N, 3, H*s, W*s), float32. The geometric self-ensemble of EDSR (Lim et al., CVPRW 2017, 1707.02921).
+    """
+
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__()
+        self.network, self.count = network, count
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return torch.stack([self._seen(lr, *view) for view in VIEWS[: self.count]]).mean(dim=0)
+
+    def _seen(self, lr: Tensor, turns: int, mirrored: bool) -> Tensor:
+        view = lr.rot90(turns, (2, 3))
+        sr: Tensor = self.network(view.flip(3) if mirrored else view).float()
+        return (sr.flip(3) if mirrored else sr).rot90(-turns, (2, 3))
 
 
 class Reduced(nn.Module):

@@ -260,14 +260,13 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
         "depths": list(trained_depths(config.run)),
         "teacher": _teacher(config.teacher) if config.teacher.weights else "none",
     }
-    if config.run.trained != "all":
-        summary["trained"] = config.run.trained
     quant = config.quant
     return summary | ({"bits": f"W{quant.weight_bits}A{quant.act_bits}"} if quant else {"bits": "float"})
 
 
 def _teacher(teacher: TeacherConfig) -> str:
-    return f"{teacher.kind}: {Path(teacher.weights).name}, {teacher.weight:g} of the loss"
+    views = f", mean over {teacher.views} views" if teacher.views > 1 else ""
+    return f"{teacher.kind}: {Path(teacher.weights).name}, {teacher.weight:g} of the loss{views}"
 
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
@@ -286,8 +285,6 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
             _take_over(network, source.part("ema"), blocks)
     growth.make_identity(network, blocks)
     calibrate(network, (sampler(index)[0] for index in fresh))
-    if config.run.trained == "new-blocks":
-        growth.train_only(network, blocks)
     if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
         # once: the weights of a depth-dynamic network are made for their ranking
         network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
