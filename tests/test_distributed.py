@@ -26,6 +26,13 @@ trainer = train.Trainer(settings, workers)
 trainer.optimizer.step = lambda: None
 loss = trainer.update(*trainer.sampler(0, workers.share))
 gradients = {name: p.grad for name, p in trainer.network.named_parameters()}
+other = train.start_network(settings, None, trainer.sampler)
+if workers.rank:
+    other.requires_grad_(False).apply(lambda module: [p.zero_() for p in module.parameters(recurse=False)])
+    other.body[0].conv1.act_quantizer.calibrated = False
+    other.set_ranking([0, 1, 2, 3])
+workers.agree(other)
+torch.save((other.state_dict(), other.ranking), f"{folder}/agreed-{workers.rank}.pt")
 torch.save((loss, gradients), f"{folder}/{workers.rank}.pt")
 train.run(settings)
 distributed.leave()
@@ -64,6 +71,10 @@ def test_two_processes_make_the_step_of_one(tables: dict[str, dict[str, object]]
         for name, parameter in trainer.network.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+    (first, ranking), (second, agreed) = (torch.load(tmp_path / f"agreed-{rank}.pt") for rank in (0, 1))
+    assert ranking == agreed != (0, 1, 2, 3)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
     train.run(config)
     one, two = (checkpoints.load(tmp_path / folder / "weights.safetensors") for folder in ("one", "two"))

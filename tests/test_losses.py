@@ -56,6 +56,12 @@ def test_the_sandwich_needs_full_depth_first() -> None:
         configs.from_dict({"teacher": {"sandwich": 0.5}, "run": {"depths": ["half", "full"]}})
 
 
+def test_the_sandwich_needs_full_depth_to_train() -> None:
+    run = {"depths": ["full", "half"], "depth_weights": [0.0, 1.0]}
+    with pytest.raises(configs.ConfigError, match=r"run\.depth_weights: got \[0\.0, 1\.0\], wanted full above 0"):
+        configs.from_dict({"teacher": {"sandwich": 0.5}, "run": run})
+
+
 def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -> None:
     loss, student, teacher = objective(feature_weight=0.1)
     plain, _, _ = objective()

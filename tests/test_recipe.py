@@ -56,6 +56,30 @@ def test_overrides_reach_every_stage_or_one(file: Path) -> None:
     assert [stage.data.batch for stage in stages.values()] == [16, 16, 2]
 
 
+def test_settings_of_quant_leave_a_stage_without_it_float(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[stages.float.optim]\nsteps = 3\n[stages.quantized.quant]\nweight_bits = 3\n")
+    stages = recipe.load(tmp_path / "a.toml", ["quant.quantizer=lsq"])
+    assert [stage.quant and stage.quant.quantizer for stage in stages.values()] == [None, "lsq"]
+
+
+@pytest.mark.parametrize(
+    "text,wanted",
+    [
+        ("stages.flaot.optim.steps=3", "got a setting of stage 'flaot', wanted one of float, quantized, dqa"),
+        ("stages.float.quant.weight_bits=2", "got a setting of quant.weight_bits, but the recipe says quant = False"),
+    ],
+)
+def test_a_setting_of_what_is_not_there_is_refused(file: Path, text: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=wanted):
+        recipe.load(file, [text])
+
+
+def test_a_run_without_stages_has_no_setting_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(SHARED)
+    with pytest.raises(ConfigError, match="got a setting of stage 'float', wanted one of none: no stages"):
+        recipe.load(tmp_path / "a.toml", ["stages.float.optim.steps=7"])
+
+
 def test_a_file_without_stages_is_one_run(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(SHARED)
     (config,) = recipe.load(tmp_path / "a.toml", ["optim.steps=7"]).values()

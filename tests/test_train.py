@@ -328,6 +328,29 @@ def test_a_run_is_not_resumed_as_another(make: Make, change: dict[str, dict[str,
         train.run(make(W4A4, change), resume=True)
 
 
+def test_a_run_of_which_nothing_can_be_read_is_not_begun_again(make: Make) -> None:
+    config = make(W4A4)
+    run_until(config, 11)
+    saved = [folder_of(config) / f"checkpoint-{step:07d}.safetensors" for step in (5, 10)]
+    for path in saved:
+        path.write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="got 2 checkpoints, none readable; move them away"):
+        train.run(config, resume=True)
+    assert all(path.read_bytes() == b"torn" for path in saved)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_new_ones(make: Make) -> None:
+    config = make(W4A4, {"run": {"keep": 1}})
+    run_until(config, 7)
+    damaged = folder_of(config) / "checkpoint-0000010.safetensors"
+    damaged.write_bytes(b"torn")
+    trainer = Trainer(config)
+    assert trainer.resume() and trainer.step == 5
+    trainer.step = 8
+    trainer.save()
+    assert steps_saved(config) == [10, 8]
+
+
 def test_a_longer_schedule_may_be_resumed(make: Make) -> None:
     train.run(make(W4A4))
     assert train.run(make(W4A4, {"optim": {"steps": 14}}), resume=True).step == 14
@@ -442,6 +465,20 @@ def test_resuming_a_finished_run_changes_nothing(make: Make) -> None:
     train.run(config, resume=True)
     after = weights_of(config)
     assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+
+
+def test_a_finished_run_keeps_its_record(make: Make) -> None:
+    train.run(make(W4A4))
+    shorter = make(W4A4, {"data": {"batch": 3}, "optim": {"steps": 6}})
+    assert train.run(shorter, resume=True).step == 12
+    assert weights_of(shorter).state["history"][-1]["batch"] == make().data.batch != 3
+
+
+def test_a_run_may_end_earlier_than_it_has_come(make: Make) -> None:
+    run_until(make(W4A4), 11)
+    shorter = make(W4A4, {"optim": {"steps": 6}})
+    assert train.run(shorter, resume=True).step == 10
+    assert weights_of(shorter).state["step"] == 10
 
 
 def test_resuming_nothing_starts_from_the_beginning(make: Make) -> None:
@@ -610,7 +647,10 @@ def test_other_bits_keep_the_weights_and_calibrate_anew(make: Make) -> None:
     assert train.run(make(W2A2, folder="again")).step == 12
 
 
-def test_shifts_that_are_left_behind_go_into_the_biases(make: Make) -> None:
+@pytest.mark.parametrize(
+    "change", [W2A2, W4A4 | {"quant": W4A4["quant"] | {"act_shift": "none"}}], ids=["bits", "no shift"]
+)
+def test_shifts_that_are_left_behind_go_into_the_biases(make: Make, change: dict[str, dict[str, Any]]) -> None:
     source = make(W4A4)
     train.run(source)
     path = folder_of(source) / "weights.safetensors"
@@ -620,7 +660,7 @@ def test_shifts_that_are_left_behind_go_into_the_biases(make: Make) -> None:
             tensor.copy_(torch.randn_like(tensor))
     checkpoints.save(path, found)
     given, x = found.part("ema"), torch.rand(1, 8, 6, 6)
-    for name, layer in quantized_layers(started_from(make, source, W2A2).network).items():
+    for name, layer in quantized_layers(started_from(make, source, change).network).items():
         shifted = x + given[f"{name}.act_quantizer.shift"].view(1, -1, 1, 1)
         wanted = functional.conv2d(shifted, given[f"{name}.weight"], given[f"{name}.bias"])
         torch.testing.assert_close(functional.conv2d(x, layer.weight, layer.bias), wanted, atol=1e-4, rtol=1e-4)

@@ -107,7 +107,7 @@ class RunConfig:
 
 _SMALLEST = (  # value, section, fields
     (1, "optim", "steps"),
-    (0, "optim", "warmup"),
+    (0, "optim", "warmup gradient_clip step_factor final_rate"),
     (1, "data", "patch batch"),
     (1, "run", "calibration_batches log_every validate_every checkpoint_every keep"),
     (0, "run", "seed threads max_bad_steps max_rollbacks"),
@@ -132,6 +132,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.optim.schedule in ("cosine", "step"), "optim.schedule", self.optim.schedule, '"cosine" or "step"')
+        _require(self.model.upscale in (2, 3, 4), "model.upscale", self.model.upscale, "2, 3 or 4")
+        _require(self.run.device in ("cpu", "cuda"), "run.device", self.run.device, '"cpu" or "cuda"')
         _require(self.optim.method in ("adam", "muon"), "optim.method", self.optim.method, '"adam" or "muon"')
         _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
@@ -143,24 +145,26 @@ class TrainConfig:
         alone = bool(self.teacher.weights) and self.teacher.weight == 1
         _require(alone or not unpaired, "data.unpaired", unpaired, "none, or a teacher with teacher.weight = 1")
         _require(ranked != "sensitivity" or not unpaired, "run.ranking", ranked, "a rule that needs no HR")
-        _require(bool(self.run.depths), "run.depths", self.run.depths, "at least one depth")
-        known = all(depth in FRACTIONS for depth in self.run.depths)
-        _require(known, "run.depths", self.run.depths, "some of " + ", ".join(FRACTIONS))
+        depths = self.run.depths
+        known = "full" in depths and len(set(depths)) == len(depths) and set(depths) <= set(FRACTIONS)
+        _require(known, "run.depths", depths, f"some of {', '.join(FRACTIONS)}, each once, full among them")
         _require(self.run.ranking in RANKINGS, "run.ranking", self.run.ranking, "one of " + ", ".join(RANKINGS))
         teacher = self.teacher
         views = range(1, 2 if teacher.feature_weight else 9)
         _require(teacher.views in views, "teacher.views", teacher.views, "1 to 8, and 1 with teacher.feature_weight")
         _require(0 <= teacher.sandwich <= 1, "teacher.sandwich", teacher.sandwich, "0 to 1")
-        first = self.run.depths[0]
-        _require(not teacher.sandwich or first == "full", "run.depths", self.run.depths, '"full" first, as it teaches')
+        weights = self.run.depth_weights
+        _require(not teacher.sandwich or depths[0] == "full", "run.depths", depths, '"full" first, as it teaches')
+        taught = not teacher.sandwich or not weights or weights[0] > 0
+        _require(taught, "run.depth_weights", weights, "full above 0, as it teaches")
         _require(
             not teacher.feature_weight or bool(teacher.weights),
             "teacher.weights", teacher.weights, "a teacher, as teacher.feature_weight is set",
         )  # fmt: skip
         temperatures = self.optim.temperatures
         _require(all(t >= 0 for t in temperatures), "optim.temperatures", temperatures, "none below 0")
-        weights = self.run.depth_weights
-        _require(len(weights) in (0, len(self.run.depths)), "run.depth_weights", weights, "one per depth, or none")
+        _require(len(weights) in (0, len(depths)), "run.depth_weights", weights, "one per depth, or none")
+        _require(all(w >= 0 for w in weights), "run.depth_weights", weights, "none below 0")
         _require(not weights or any(weights), "run.depth_weights", weights, "one above 0")
         rate = self.optim.learning_rate
         _require(0 < rate < math.inf, "optim.learning_rate", rate, "a finite number above 0")

@@ -25,10 +25,17 @@ class Workers:
         return slice(self.rank, None, self.count)
 
     def agree(self, network: nn.Module) -> None:
-        """Gives all processes the tensors of process 0."""
-        if self.count > 1:
-            for tensor in network.state_dict().values():
-                distributed.broadcast(tensor, 0)
+        """Gives the networks of all processes the state and the ranking of that of process 0."""
+        if self.count == 1:
+            return
+        for tensor in (*network.parameters(), *network.buffers()):
+            distributed.broadcast(tensor.detach(), 0)
+        # what else a state holds lies in the CPU's memory, where NCCL cannot send from
+        extra = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("_extra_state")}
+        told = [extra, network.ranking]
+        distributed.broadcast_object_list(told, 0)
+        network.load_state_dict(told[0], strict=False)
+        network.set_ranking(told[1])
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its mean over all processes, in place and in one message."""

@@ -74,8 +74,7 @@ class Optimizer:
             for field, value in state.items():
                 if value.shape == stepped.shape:
                     state[field] = torch.empty_like(stepped).copy_(value)  # the parameter's own layout
-            if state:
-                method.state[stepped] = state
+            method.state[stepped] = state
 
     def _owners(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for name, stepped in self.stepped.items():

@@ -34,9 +34,9 @@ def names() -> list[str]:
 def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> dict[str, TrainConfig]:
     """The stages of a recipe by name, in order; a file without stages has one, named "".
 
-    overrides: "section.key=value", in every stage that has the section, or "stages.NAME.section.key=value"; a value
-    that is no TOML is a text. seed: `run.seed` of the stages that do not set their own. Raises ConfigError for anything
-    that cannot be used.
+    overrides: "section.key=value", in every stage, [quant] only in those that have it, or
+    "stages.NAME.section.key=value"; a value that is no TOML is a text. seed: `run.seed` of the stages that do not set
+    their own. Raises ConfigError for anything that cannot be used.
     """
     tables = _read(_find(name_or_path))
     if seed is not None:
@@ -44,7 +44,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
     everywhere: Tables = {}
     for text in overrides:
         keys, value = _parse(text)
-        _set(tables if keys[0] == "stages" else everywhere, keys, value)
+        _set(_of_stage(tables, keys) if keys[0] == "stages" else everywhere, keys[-2:], value)
     stages = tables.pop("stages", None)
     if stages is None:
         return {"": from_dict(_overridden(tables, everywhere))}
@@ -52,7 +52,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
         raise ConfigError(f"stages: got {stages!r}, wanted tables [stages.NAME]")
     built: dict[str, TrainConfig] = {}
     for stage, own in stages.items():
-        config = from_dict(_overridden(_merged(tables, own), everywhere))
+        config = from_dict(_overridden({"quant": False} | _merged(tables, own), everywhere))
         built[stage] = _placed(config, stage, built, starts_itself="init" in own.get("run", {}))
     return built
 
@@ -127,7 +127,18 @@ def _parse(text: str) -> tuple[list[str], Any]:
         return keys, value.strip()
 
 
+def _of_stage(tables: Tables, keys: list[str]) -> Tables:
+    """The tables of the stage that "stages.NAME.section.key" names."""
+    stages = tables.get("stages", {})
+    if keys[1] not in stages:
+        raise ConfigError(f"got a setting of stage {keys[1]!r}, wanted one of {', '.join(stages) or 'none: no stages'}")
+    own: Tables = stages[keys[1]]
+    return own
+
+
 def _set(tables: Tables, keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        tables = tables.setdefault(key, {})
-    tables[keys[-1]] = value
+    section, key = keys
+    table = tables.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"got a setting of {section}.{key}, but the recipe says {section} = {table!r} there")
+    table[key] = value

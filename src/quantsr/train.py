@@ -42,6 +42,7 @@ from quantsr.quant import (
     set_temperature,
     without_shifts,
 )
+from quantsr.recipe import WEIGHTS
 from quantsr.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,12 @@ class Trainer:
                     module.compile()
 
     def train(self, minutes: float | None = None) -> None:
-        """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end."""
+        """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end.
+
+        A run that has ended stays as it is.
+        """
+        if self.step >= self.config.optim.steps and (self.folder / WEIGHTS).exists():
+            return
         deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
         log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
         with log_of_run as journal:
@@ -98,7 +104,7 @@ class Trainer:
             while not self._advance(journal, deadline):
                 self._roll_back()
         self.save()
-        if self.step == self.config.optim.steps:
+        if self.step >= self.config.optim.steps:
             self.export()
 
     def _advance(self, journal: RunLog | Silent, deadline: float) -> bool:
@@ -179,7 +185,8 @@ class Trainer:
         if self.workers.rank == 0:
             path = self.folder / f"checkpoint-{self.step:07d}.safetensors"
             checkpoints.save(path, Checkpoint(self.config, self._state(), self._tensors()))
-            for old in checkpoints.saved_steps(self.folder)[self.config.run.keep :]:
+            saved = [old for old in checkpoints.saved_steps(self.folder) if old.name <= path.name]
+            for old in saved[self.config.run.keep :]:
                 old.unlink()
         self.workers.wait()
 
@@ -187,15 +194,17 @@ class Trainer:
         """Writes the averaged weights alone, for packing and for starting further runs."""
         if self.workers.rank == 0:
             tensors = {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-            checkpoints.save(self.folder / "weights.safetensors", Checkpoint(self.config, self._state(), tensors))
+            checkpoints.save(self.folder / WEIGHTS, Checkpoint(self.config, self._state(), tensors))
         self.workers.wait()
 
     def resume(self) -> bool:
-        """Continues from the newest checkpoint that can be read; False if there is none.
+        """Continues from the newest checkpoint that can be read; False if the folder holds none.
 
-        Raises CheckpointError if it is of another network, quantization or optimiser.
+        Raises CheckpointError if none of those there can be read, or if it is of another network, quantization or
+        optimiser.
         """
-        for path in checkpoints.saved_steps(self.folder):
+        saved = checkpoints.saved_steps(self.folder)
+        for path in saved:
             try:
                 found = checkpoints.load(path)
             except checkpoints.CheckpointError as error:
@@ -210,6 +219,10 @@ class Trainer:
                     raise checkpoints.CheckpointError(f"{path}: got {part} {got}, wanted {wanted}: not the same run")
             self._restore(found)
             return True
+        if saved:
+            raise checkpoints.CheckpointError(
+                f"{self.folder}: got {len(saved)} checkpoints, none readable; move them away or choose a new run.folder"
+            )
         return False
 
     def _state(self) -> dict[str, Any]:
@@ -324,7 +337,7 @@ def _take_over(network: nn.Module, given: dict[str, Tensor], blocks: int) -> Non
 
 
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
-    fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid")
+    fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid", "weight_shift", "act_shift")
     return a is not None and all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
@@ -410,7 +423,7 @@ def run_stages(
 ) -> Iterator[Trainer]:
     """Runs one stage after the other, each as `run` does; yields each trainer when it has stopped.
 
-    minutes: for all together. With `resume`, a stage that is done is only loaded.
+    minutes: for all together. With `resume`, a stage that is done is left as it is.
     """
     deadline = None if minutes is None else time.monotonic() + minutes * 60
     for config in configs:

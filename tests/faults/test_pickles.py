@@ -136,6 +136,11 @@ def test_as_the_newest_checkpoint_of_a_run(evil: Path, photos: Path, caplog: pyt
     pytest.importorskip("torch")
     Path("recipe.toml").write_text(RECIPE)
     Path("run").mkdir()
-    shutil.copy(evil, "run/checkpoint-0000001.safetensors")
+    shutil.copy(evil, "run/checkpoint-0000009.safetensors")
+    assert main(["train", "recipe.toml", "--resume"]) == 2  # it is all there is
+    Path("run/checkpoint-0000009.safetensors").unlink()
+    assert main(["train", "recipe.toml"]) == 0
+    shutil.copy(evil, "run/checkpoint-0000009.safetensors")
+    caplog.clear()
     assert main(["train", "recipe.toml", "--resume"]) == 0
-    assert "checkpoint-0000001.safetensors: not a readable checkpoint" in caplog.text
+    assert "checkpoint-0000009.safetensors: not a readable checkpoint" in caplog.text

@@ -132,6 +132,14 @@ def test_shifts_leave_a_checkpoint_of_half_precision_without_its_rounding() -> N
     assert all(moved[name] is state[name] for name in moved)
 
 
+def test_what_a_shift_of_weights_adds_stays_in_them() -> None:
+    weight, bias, shift, offset = torch.randn(3, 4, 3, 3), torch.randn(3), torch.tensor([0.3]), torch.randn(4)
+    state = {"a.weight": weight, "a.bias": bias, "a.act_quantizer.shift": offset, "a.weight_quantizer.shift": shift}
+    moved, x = without_shifts(state), torch.randn(2, 4, 6, 6)
+    wanted = functional.conv2d(x + offset.view(1, 4, 1, 1), weight + shift, bias)
+    torch.testing.assert_close(functional.conv2d(x, moved["a.weight"], moved["a.bias"]), wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_what_no_bias_follows_gets_no_shift() -> None:
     product = QuantProduct(Product(2), LEAST_ERROR, QUANTIZERS["rlq"])
     for part in (product.left_quantizer, product.right_quantizer):

@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from quantsr import checkpoint, train
+        from quantsr import train
         from quantsr.compare import report, table
     except ImportError as error:
         raise Failure(f"comparing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         rows = table.rows(args.recipes, args.vary, args.overrides, args.seeds, args.out, args.data, args.sets)
-    except (ValueError, checkpoint.CheckpointError, benchmarks.BenchmarkError) as error:
+    except ValueError as error:
         raise Failure(error, USAGE) from error
     except train.TrainingDiverged as error:
         raise Failure(error, 1) from error

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from quantsr import checkpoint, distributed, recipe, train
+        from quantsr import distributed, recipe, train
         from quantsr.config import ConfigError
     except ImportError as error:
         raise Failure(f"training needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = stages if args.stage is None else {args.stage: _stage(stages, args.stage)}
         for trainer in train.run_stages(chosen.values(), minutes=args.minutes, resume=args.resume):
             print(f"step {trainer.step} of {trainer.config.optim.steps} in {trainer.folder}")
-    except (ValueError, FileExistsError, checkpoint.CheckpointError) as error:
+    except (ValueError, FileExistsError, ImportError) as error:  # of the last: an extra that is missing
         raise Failure(error, USAGE) from error
     except train.TrainingDiverged as error:
         raise Failure(error, 1) from error

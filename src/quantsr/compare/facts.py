@@ -42,7 +42,7 @@ def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
                 score = evaluate(backends.of_network(network, depth), benchmarks.pairs(data, name, scale), scale)
                 known[depth][name] = {"psnr": score.psnr, "ssim": score.ssim}
     write_atomically(kept, json.dumps(known, indent=1).encode())
-    return known
+    return {depth: {name: known[depth][name] for name in sets} for depth in found.config.run.depths}
 
 
 def pack(folder: Path) -> PackedModel | str:

@@ -30,9 +30,15 @@ class Variant:
 
 
 def variants(recipes: Iterable[str], axes: Iterable[str]) -> list[Variant]:
-    """All combinations. axes: "section.key=value,value,...". Raises ConfigError for anything else."""
+    """All combinations. axes: "section.key=value,value,...". Raises ConfigError for anything else, and equal names."""
     choices = [_choices(axis) for axis in axes]
-    return [Variant(name, settings) for name in recipes for settings in itertools.product(*choices)]
+    found = [Variant(name, settings) for name in recipes for settings in itertools.product(*choices)]
+    names = [variant.name for variant in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"got several variants named {', '.join(twice)}, wanted a name for each: rename a recipe's file"
+        )
+    return found
 
 
 def _choices(axis: str) -> list[str]:

@@ -84,17 +84,23 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
 
 
 def without_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a network as a float network takes it over: what the shift of a layer's input adds is in its bias.
+    """The state of a network as a float network takes it over: what shifts add is in the weights and biases.
 
     tensors: the state of a quantized network, or of a float one, which comes back as it is; float32 or float16.
     """
     moved = dict(tensors)
-    for name, shift in tensors.items():
-        layer, _, role = name.rpartition(".act_quantizer.")
-        if role == "shift":
-            weight, bias = (tensors[f"{layer}.{part}"].float() for part in ("weight", "bias"))
-            moved[f"{layer}.bias"] = bias + response(weight, shift.float())
+    for layer, shift in _shifts(tensors, "weight_quantizer"):
+        moved[f"{layer}.weight"] = tensors[f"{layer}.weight"].float() + shift
+    for layer, shift in _shifts(tensors, "act_quantizer"):
+        weight, bias = (moved[f"{layer}.{part}"].float() for part in ("weight", "bias"))
+        moved[f"{layer}.bias"] = bias + response(weight, shift)
     return moved
+
+
+def _shifts(tensors: dict[str, Tensor], quantizer: str) -> Iterator[tuple[str, Tensor]]:
+    """Layers and shifts, float32."""
+    end = f".{quantizer}.shift"
+    return ((name.removesuffix(end), shift.float()) for name, shift in tensors.items() if name.endswith(end))
 
 
 def keep_valid(model: nn.Module) -> None:

@@ -13,8 +13,9 @@ Paper: Hong and Lee, "Overcoming Distribution Mismatch in Quantizing Image Super
 Unknown or left out. In the paper each step weighs the gradient of the mismatch by (cos + 1) / 2, the cosine between it
 and the gradient of the reconstruction loss; `penalty` is only the mismatch itself, which the paper's ablation calls
 naive and finds worse than none. Whether q(x) is held constant in the mismatch is not reported; here it is, so features
-are drawn to their nearest level. Bounds and gamma learn at ten times the rate of the weights there: set
-optim.quantizer_rate. Percentiles are of all calibration batches together, not a mean over batches.
+are drawn to their nearest level. Several processes take the mean of the mismatches of their shares of a batch. Bounds
+and gamma learn at ten times the rate of the weights there: set optim.quantizer_rate. Percentiles are of all calibration
+batches together, not a mean over batches.
 
 Zero is no level, neither of weights nor, in general, of inputs, so there are no codes in the packed format.
 """
