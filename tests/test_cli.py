@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 import quantsr
 from quantsr import images, zoo
 from quantsr.cli import main
-from quantsr.commands.common import NONE_DONE, size_in_bytes
+from quantsr.commands.common import MAX_THREADS, NONE_DONE, size_in_bytes, threads
+from quantsr.engine import Engine
 from quantsr.packing import write
 
 
@@ -176,6 +178,36 @@ def test_usage_errors(model: Path, photo: Path, extra: list[str]) -> None:
     assert code == 2
 
 
+@pytest.mark.parametrize("number", ["1025", "2000", "99999999999"])
+@pytest.mark.parametrize("command", ["upscale", "evaluate", "bench", "serve"])
+def test_too_many_threads(command: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--threads", number])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"argument --threads: got {number}, wanted at most 1024\n")
+
+
+def test_threads_up_to_the_most_that_an_engine_takes() -> None:
+    assert threads("1024") == MAX_THREADS
+    with pytest.raises(ValueError, match=rf"wanted 1\.\.{MAX_THREADS}"):
+        Engine(tiny_model(channels=2, blocks=1), threads=MAX_THREADS + 1)
+
+
+@pytest.mark.parametrize("command", ["upscale", "evaluate", "export"])
+def test_an_unknown_instruction_set_is_wrong_usage(
+    model: Path, photo: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTSR_ISA", "foo")
+    out = ["-o", str(photo.parent / "out.onnx")]
+    arguments = {"upscale": [str(photo), *out, "-n", str(model)], "export": [str(model), *out]}
+    make_set5(photo.parent)
+    arguments["evaluate"] = ["-n", str(model), "--data", str(photo.parent), "--set", "Set5"]
+    assert main([command, *arguments[command]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "foo" in line
+    assert not (photo.parent / "out.onnx").exists()
+
+
 def test_a_damaged_model_is_refused(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(model.read_bytes())
     data[-5] ^= 1
@@ -207,6 +239,47 @@ def test_info_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["parameters"] > 0 and facts["bitops"]["full"] > facts["bitops"]["quarter"]
     assert main(["info", str(model)]) == 0
     assert "receptive radius" in capsys.readouterr().out
+
+
+def make_checkpoint(path: Path) -> Path:
+    from quantsr import checkpoint
+    from quantsr.config import ModelConfig, TrainConfig
+
+    config = ModelConfig(upscale=2, channels=16, blocks=4)
+    tensors = {f"ema.{name}": tensor for name, tensor in checkpoint.build(config).state_dict().items()}
+    checkpoint.save(path, checkpoint.Checkpoint(TrainConfig(model=config), {"history": []}, tensors))
+    return path
+
+
+def test_info_tells_what_to_do_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_checkpoint(tmp_path / "weights.safetensors")
+    assert main(["info", str(path)]) == 2
+    assert "is a training checkpoint, wanted a packed model; `quantsr pack` makes one of it" in capsys.readouterr().err
+    path.write_bytes(b"else")
+    assert main(["info", str(path)]) == 2
+    assert "checkpoint" not in capsys.readouterr().err
+
+
+def test_packing_never_overwrites_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_checkpoint(tmp_path / "weights.safetensors")
+    (tmp_path / "link").symlink_to(path)
+    before = path.read_bytes()
+    for output in (path, tmp_path / ".." / tmp_path.name / path.name, tmp_path / "link"):
+        assert main(["pack", str(path), "-o", str(output)]) == 2
+        assert "-o: got the checkpoint itself" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", ["models", "--help"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_command_to_which_nobody_listens_ends_quietly(words: str, unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "quantsr.cli", words]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, env=environment)
+    os.close(writing)
+    assert done.stderr == b"" and done.returncode in (0, 141)  # argparse passes over a closed pipe
 
 
 def test_models_lists_one_name_per_line(capsys: pytest.CaptureFixture[str]) -> None:

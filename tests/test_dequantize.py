@@ -1,12 +1,14 @@
 """The plain float program of a packed one."""
 
+from dataclasses import replace
+
 import numpy as np
 from packing.tiny import random_image, tiny_model
 from test_engine_products import make
 
 from quantsr import reference
 from quantsr.dequantize import without_quantizers
-from quantsr.packing.ops import weight_codes
+from quantsr.packing.ops import Program, weight_codes
 
 
 def test_each_convolution_is_the_low_bit_one_without_rounding_and_clipping():
@@ -34,6 +36,22 @@ def test_a_float_program_stays_as_it_is():
     plain, tensors = without_quantizers(packed.programs["full"], packed.tensors)
     assert plain == packed.programs["full"]
     assert tensors.keys() == packed.tensors.keys()
+
+
+def test_one_weight_serves_several_scales():
+    packed = tiny_model(channels=6, blocks=2)
+    ops = [
+        replace(op, tensors=op.tensors | {"weight": "b0.c1.weight"} if op.kind == "qconv2d" else op.tensors)
+        for op in packed.programs["full"].ops
+    ]
+    plain, tensors = without_quantizers(Program(tuple(ops), packed.programs["full"].output), packed.tensors)
+    low = {op.output: op for op in ops}
+    for op in plain.ops:
+        if low[op.output].kind == "qconv2d":
+            scale = packed.tensors[low[op.output].tensors["mul"]] * low[low[op.output].inputs[0]].attrs["inv"]
+            codes = weight_codes(low[op.output], packed.tensors["b0.c1.weight"])
+            wanted = codes * scale[:, None, None, None]
+            np.testing.assert_allclose(tensors[op.tensors["weight"]], wanted, rtol=1e-6)
 
 
 def test_attention_is_the_one_on_codes_without_rounding():

@@ -2,6 +2,11 @@
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -616,7 +621,74 @@ def test_a_forked_child_can_use_the_parents_engine(model):
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_forked_while_another_thread_runs_can_use_the_engine(model):
+    image, large, done = random_image(10), np.zeros((80, 80, 3), np.float32), threading.Event()
+    engine = Engine(model, threads=2)
+    expected = engine(image)
+
+    def keep_running():
+        while not done.is_set():
+            engine(large)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(keep_running)
+        time.sleep(0.05)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # ends the child if it waits for ever
+            same = bool((engine(image) == expected).all()) and len(engine.step_seconds()) == len(engine.describe())
+            os._exit(0 if same else 1)
+        status = os.waitpid(child, 0)[1]
+        done.set()
+    assert status == 0
+
+
+def test_asking_for_seconds_during_a_run_holds_up_no_other_thread(model):
+    engine, image = Engine(model, threads=1, isa="ref"), np.zeros((64, 64, 3), np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        started = time.perf_counter()
+        running = pool.submit(engine, image)
+        time.sleep(0.02)
+        asked = time.perf_counter()
+        asking = pool.submit(engine.step_seconds)
+        time.sleep(0.01)
+        waited = time.perf_counter() - asked
+        running.result()
+        took = time.perf_counter() - started
+        assert len(asking.result()) == len(engine.describe())
+    assert waited < took / 2
+
+
 # --- errors ---
+
+
+FEW_THREADS = """
+import resource
+from packing.tiny import tiny_model
+from quantsr.engine import Engine
+model = tiny_model(channels=2, blocks=1)
+Engine(model, threads=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+try:
+    Engine(model, threads=1000)
+except ValueError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(Engine(model, threads=2).threads)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and a limit of memory that holds")
+def test_threads_that_cannot_be_started():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", FEW_THREADS], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    error, threads = ended.stdout.splitlines()
+    assert error.startswith("threads: wanted as many as this process can start, got 1000 (")
+    assert threads == "2"
 
 
 def test_isa_from_the_environment(model, monkeypatch):

@@ -292,6 +292,26 @@ def test_tiles_give_the_same_bytes(seed: int) -> None:
     np.testing.assert_array_equal(engine(image), whole)
 
 
+@pytest.mark.parametrize(("multiple", "grid"), [(6, 12), (7, 28), (8, 8)])
+@pytest.mark.parametrize("attention", [False, True], ids=["convolution", "attention"])
+def test_tiles_of_what_is_padded_beyond_its_windows(multiple: int, grid: int, attention: bool) -> None:
+    window = 4 if multiple % 4 == 0 else multiple
+    builder = Builder(np.random.default_rng(multiple), 12, 3, window, floats=True)
+    x = builder.add("pad", [IMAGE], {"multiple": multiple})
+    if attention:
+        x = builder.attention(builder.conv2d(x, 3, 36, 1), window // 2)
+    x = builder.conv2d(x, 12 if attention else 3, 12, 3)
+    x = builder.add("pixel_shuffle", [x], {"upscale": 2})
+    builder.add("crop", [x, IMAGE], {"factor": 2})
+    program = Program(tuple(builder.ops), builder.ops[-1].output)
+    engine = Engine(PackedModel({}, {"full": program}, builder.tensors), threads=1)
+    image = np.random.default_rng(0).random((20, 45, 3), dtype=F)
+    wanted = reference.run(program, builder.tensors, image)
+    assert engine.grid == grid
+    for tile in [None, 4, 9]:
+        np.testing.assert_array_equal(engine(image, tile), wanted, err_msg=str(tile))
+
+
 @pytest.mark.parametrize("window", [2, 4, 8])
 def test_the_halo_is_little_more_than_the_radius(window: int) -> None:
     model = make(0, 12, window=window, groups=3, layers=4)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from packing.test_lower import make_network
+from packing.test_products import model_of
 from packing.tiny import random_image, tiny_model
 from test_engine_products import make as make_products
 from test_engine_transformer import make
@@ -22,10 +23,14 @@ from onnx import TensorProto, numpy_helper  # noqa: E402  (needs onnx)
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
+from quantsr import onnx_parity  # noqa: E402
 from quantsr.export_onnx import QONNX, UnknownOp, export, graph  # noqa: E402
 from quantsr.onnx_parity import compare, plain  # noqa: E402
 
 STYLES = ("qdq-int8", "int4", "qonnx")
+
+
+ATTRS = {"in_channels": 12, "out_channels": 12, "kernel": 1, "weight_bits": 4, "act_bits": 4, "zero": 8}  # of qconv2d
 
 
 def run(path, image):
@@ -213,6 +218,61 @@ def test_codes_that_are_no_full_range_are_clipped_before_quant():
     assert "Clip" not in {node.op_type for node in graph(full.programs["full"], full.tensors, 3, "qonnx").graph.node}
 
 
+def sharing(kinds, output="large", **changes):
+    """Two convolutions behind each other with the same tensors, except for what `changes` replaces in the second."""
+    random = np.random.default_rng(0)
+    tensors = {"q.weight": random.integers(0, 256, 12 * 12 // 2, np.uint8), "offset": random.normal(8, 1, 12)}
+    tensors |= {"f.weight": random.normal(0, 0.3, (12, 1, 1, 12)), "bias": random.normal(0, 1, 12)}
+    tensors |= {"mul": random.uniform(0.01, 0.02, 12), "mul2": random.uniform(0.03, 0.05, 12)}
+    tensors |= {"head": random.normal(0, 0.3, (12, 3, 3, 3))}
+    ops = [Op("conv2d", ("image",), "y0", {}, {"weight": "head", "bias": "bias"})]
+    for i, kind in enumerate(kinds, 1):
+        value = f"y{i - 1}"
+        if kind == "conv2d":
+            ops += [Op(kind, (value,), f"y{i}", {}, {"weight": "f.weight", "bias": "bias"})]
+            continue
+        own = {"weight": "q.weight", "mul": "mul", "bias": "bias"} | (changes if i == len(kinds) else {})
+        ops += [Op("quantize", (value,), f"a{i}", {"inv": 4.0, "levels": 15}, {"offset": "offset"})]
+        ops += [Op("qconv2d", (f"a{i}",), f"y{i}", ATTRS, own)]
+    ops += [Op("pixel_shuffle", (ops[-1].output,), output, {"upscale": 2})]
+    floats = {name: array if array.dtype == np.uint8 else array.astype(np.float32) for name, array in tensors.items()}
+    return Program(tuple(ops), output), floats
+
+
+@pytest.mark.parametrize("style", [*STYLES, "float"])
+@pytest.mark.parametrize("kinds", [("conv2d", "qconv2d"), ("qconv2d", "conv2d"), ("qconv2d", "qconv2d")], ids=" ".join)
+def test_tensors_shared_by_ops(tmp_path, kinds, style):
+    program, tensors = sharing(kinds, mul="mul2")
+    model = graph(program, tensors, 3, style)
+    onnx.checker.check_model(model, full_check=True)
+    if style == "float":
+        program, tensors = without_quantizers(program, tensors)
+    image = random_image(6, 7)
+    got, wanted = onnx_parity.run(model, image).picture, reference.run(program, tensors, image)
+    assert np.mean(np.abs(got - wanted) > 1e-3) < 0.02  # where a code flips
+
+
+def test_an_output_that_has_the_graphs_own_name():
+    program, tensors = sharing(("conv2d",), "upscaled")
+    model = graph(program, tensors, 3, "qdq-int8")
+    assert [node.output[0] for node in model.graph.node].count("upscaled") == 1
+    onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize("name", ["y.product", "upscaled", "bias.bias"])
+def test_names_that_the_graph_needs_itself_are_refused(name):
+    ops = (
+        Op("conv2d", ("image",), "bias", {}, {"weight": "weight", "bias": "offset"}),
+        Op("relu", ("bias",), name),
+        Op("quantize", (name,), "a", {"inv": 4.0, "levels": 15}, {"offset": "offset"}),
+        Op("qconv2d", ("a",), "y", ATTRS, {"weight": "codes", "mul": "offset", "bias": "offset"}),
+        Op("pixel_shuffle", ("y",), "large", {"upscale": 2}),
+    )
+    tensors = {"weight": np.zeros((12, 3, 3, 3), np.float32), "offset": np.ones(12, np.float32)}
+    with pytest.raises(ValueError, match=f"^{name}: got this name twice in one graph"):
+        graph(Program(ops, "large"), tensors | {"codes": np.zeros(72, np.uint8)}, 3, "qdq-int8")
+
+
 @pytest.mark.parametrize(("depth", "style"), [("deep", "qdq-int8"), ("full", "int5")])
 def test_unknown_wishes_are_refused(tmp_path, depth, style):
     with pytest.raises(ValueError, match="wanted one of"):
@@ -259,6 +319,37 @@ def test_attention_on_codes(tmp_path, size, style):
         assert [made[node.input[1]] for node in products] == ["Transpose", "DequantizeLinear"] * (len(products) // 2)
     got, wanted = run(tmp_path / "x.onnx", image), reference.run(program, tensors, image)
     assert np.mean(np.abs(got - wanted) > 1e-4) < 0.01  # where a code flips
+
+
+@pytest.mark.parametrize("style", ["qdq-int8", "float"])
+def test_attention_on_codes_of_a_trained_network(style):
+    """The names are those that `lower` gives."""
+    packed, image = model_of(4), random_image(9, 13)
+    program, tensors = packed.programs["full"], packed.tensors
+    model = graph(program, tensors, 3, style, (9, 13))
+    onnx.checker.check_model(model)
+    if style == "float":
+        program, tensors = without_quantizers(program, tensors)
+    facts = compare(model, image, reference.run(program, tensors, image))
+    assert facts["default"]["levels"] <= 8 and facts["default"]["share"] < 0.01
+
+
+def test_attention_in_images_padded_to_several_multiples(tmp_path):
+    random, ops, tensors, image = np.random.default_rng(0), [], {}, random_image(9, 13)
+    tensors["bias"], tensors["weight"] = np.zeros(36, np.float32), random.random((36, 1, 1, 3), np.float32)
+    for window in (4, 6):
+        table, attrs = f"table{window}", {"heads": 3, "window": window, "shift": 2, "scale": 0.5}
+        tensors[table] = random.random(((2 * window - 1) ** 2, 3), np.float32)
+        ops += [
+            Op("pad", ("image",), f"padded{window}", {"multiple": window}),
+            Op("conv2d", (f"padded{window}",), f"parts{window}", {}, {"weight": "weight", "bias": "bias"}),
+            Op("window_attention", (f"parts{window}",), f"mixed{window}", attrs, {"position_bias": table}),
+            Op("crop", (f"mixed{window}", "image"), f"y{window}", {"factor": 1}),
+        ]
+    ops += [Op("residual", ("y4", "y6"), "sum", {"gain": 1.0}), Op("pixel_shuffle", ("sum",), "y", {"upscale": 2})]
+    program = Program(tuple(ops), "y")
+    onnx.save(graph(program, tensors, 3, "qdq-int8", (9, 13)), tmp_path / "x.onnx")
+    np.testing.assert_allclose(run(tmp_path / "x.onnx", image), reference.run(program, tensors, image), atol=1e-4)
 
 
 def test_a_transformer_needs_a_size(tmp_path):

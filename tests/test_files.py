@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from quantsr.files import write_atomically
+from quantsr.files import require_folder, write_atomically
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
@@ -17,6 +17,17 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None
         with pytest.raises(NotADirectoryError, match="file"):
             write_atomically(tmp_path / "file" / inside, b"{}")
     assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_where_a_folder_will_be_made(tmp_path: Path) -> None:
+    assert require_folder(tmp_path / "not" / "yet") == require_folder(tmp_path) == tmp_path
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for inside in ("file", "file/a/b", "link", "link/a"):
+        with pytest.raises(NotADirectoryError, match=inside[:4]):
+            require_folder(tmp_path / inside)
+    with pytest.raises(OSError, match="too long"):
+        require_folder(tmp_path / ("a" * 300))
 
 
 def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ NB_MODULE(_native, m) {
       .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert())
       .def("workspace_bytes", &quantsr::Engine::workspace_bytes, "height"_a, "width"_a)
       .def("describe", &quantsr::Engine::describe)
-      .def("step_seconds", &quantsr::Engine::step_seconds)
+      .def("step_seconds", &quantsr::Engine::step_seconds, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("upscale", &quantsr::Engine::upscale)
       .def_prop_ro("output_channels", &quantsr::Engine::output_channels)
       .def_prop_ro("image_channels", &quantsr::Engine::image_channels)

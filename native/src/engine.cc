@@ -1,5 +1,8 @@
 #include "quantsr/engine.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cstring>
 #include <mutex>
 
@@ -25,19 +28,39 @@ void check_size(int64_t height, int64_t width) {
   if (width < 1 || width > kMaxSide) fail("image width", "1..2^24", width);
 }
 
+// What one run at a time may use, in one process.
+struct Turn {
+  Turn(const Plan& plan, int threads) : seconds(plan.steps.size()) { space.prepare_threads(plan, threads); }
+
+  const int owner = getpid();
+  std::mutex mutex;
+  Workspace space;
+  std::vector<double> seconds;
+};
+
 }  // namespace
 
 struct Engine::State {
-  State(Plan made, int threads) : plan(std::move(made)), pool(checked_threads(threads)) {
-    space.prepare_threads(plan, threads);
-    seconds.resize(plan.steps.size());
+  State(Plan made, int threads)
+      : plan(std::move(made)), pool(checked_threads(threads)), last(new Turn(plan, threads)) {}
+  ~State() {
+    Turn* turn = last.load();
+    if (turn->owner == getpid()) delete turn;
+  }
+
+  // In a forked child another one: the parent's may be in use, by a thread that the child lacks, for ever.
+  Turn& turn() {
+    Turn* found = last.load();
+    while (found->owner != getpid()) {
+      auto own = std::make_unique<Turn>(plan, pool.threads());
+      if (last.compare_exchange_strong(found, own.get())) return *own.release();
+    }
+    return *found;
   }
 
   const Plan plan;
   Pool pool;
-  Workspace space;
-  std::vector<double> seconds;
-  std::mutex mutex;
+  std::atomic<Turn*> last;
 };
 
 Engine::Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads,
@@ -60,20 +83,22 @@ int64_t Engine::workspace_bytes(int64_t height, int64_t width) const {
 
 void Engine::run(const float* image, int64_t height, int64_t width, float* out) {
   check_size(height, width);
-  const std::lock_guard<std::mutex> lock(state_->mutex);
+  Turn& turn = state_->turn();
+  const std::lock_guard<std::mutex> lock(turn.mutex);
   const Plan& plan = state_->plan;
-  Workspace& space = state_->space;
+  Workspace& space = turn.space;
   space.prepare(plan, height, width);
   space.set_output(plan.output_slot, out);
   const View<float> to = space.floats(plan.image_slot);
   const int64_t row = width * image_channels();
   for (int64_t y = 0; y < height; ++y) std::memcpy(to.origin + y * to.row_stride, image + y * row, row * sizeof(float));
-  run_plan(plan, space, state_->pool, state_->seconds);
+  run_plan(plan, space, state_->pool, turn.seconds);
 }
 
 std::vector<double> Engine::step_seconds() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->seconds;
+  Turn& turn = state_->turn();
+  const std::lock_guard<std::mutex> lock(turn.mutex);
+  return turn.seconds;
 }
 
 std::vector<std::string> Engine::describe() const {

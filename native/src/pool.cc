@@ -5,8 +5,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "error.h"
 
 namespace quantsr {
 namespace {
@@ -33,6 +37,15 @@ struct Pool::State {
   const Body* body = nullptr;
   int64_t items = 0;
   std::atomic<int64_t> next{0};
+
+  ~State() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
 
   void work(const Body& job, int64_t count, int worker) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) job(i, worker);
@@ -75,21 +88,18 @@ struct Pool::State {
 };
 
 Pool::Pool(int threads) : threads_(threads), owner_(getpid()), state_(std::make_unique<State>()) {
-  for (int worker = 1; worker < threads; ++worker)
-    state_->workers.emplace_back([state = state_.get(), worker] { state->serve(worker); });
+  state_->workers.reserve(threads - 1);
+  try {
+    for (int worker = 1; worker < threads; ++worker)
+      state_->workers.emplace_back([state = state_.get(), worker] { state->serve(worker); });
+  } catch (const std::system_error& error) {
+    fail("threads", "as many as this process can start", std::to_string(threads) + " (" + error.what() + ")");
+  }
 }
 
 Pool::~Pool() {
-  if (getpid() != owner_) {
-    state_.release();  // its threads and waiters exist only in the parent: nothing here can be joined or destroyed
-    return;
-  }
-  {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->wake.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
+  // In a child its threads and waiters exist only in the parent: nothing can be joined or destroyed.
+  if (getpid() != owner_) state_.release();
 }
 
 void Pool::run(int64_t items, const Body& body) {

@@ -9,7 +9,7 @@ namespace quantsr {
 
 class Pool {
  public:
-  // threads: how many work together, the caller included; >= 1.
+  // threads: how many work together, the caller included; >= 1. Throws std::invalid_argument if they cannot be started.
   explicit Pool(int threads);
   ~Pool();
 

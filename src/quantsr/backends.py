@@ -10,10 +10,11 @@ from quantsr.packing.ops import PackedModel
 
 
 def engine(packed: PackedModel, depth: str, threads: int | None, fast: bool = False) -> Upscaler:
-    """The native engine. fast: as for `quantsr.engine.Engine`."""
+    """The native engine. fast, and what is raised: as for `quantsr.engine.Engine`."""
     from quantsr.model import Model
 
     model = Model(packed, threads, fast)
+    model.engine(depth)  # fails at once if ever
     return lambda image: model.upscale(image, depth=depth)
 
 

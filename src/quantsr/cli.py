@@ -1,7 +1,7 @@
 """The command line: one dict of subcommands.
 
 Exit codes: 0 all done, 1 unexpected error, 2 usage, 3 some files failed, 4 nothing could be done, 5 no space or no
-permission, 130 interrupted.
+permission, 130 interrupted, 141 nobody reads any more what is told.
 """
 
 import argparse
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale, video
 from quantsr.commands.common import Failure
+from quantsr.streams import escape_what_cannot_be_shown, flush, silence_closed
 
+NOT_HEARD = 128 + 13  # as a shell tells of a process that SIGPIPE ended
 COMMANDS = {
     "upscale": upscale,
     "video": video,
@@ -30,7 +32,22 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    args = _parser().parse_args(arguments)
+    escape_what_cannot_be_shown()
+    try:
+        try:
+            code = _run(_parser().parse_args(arguments))
+        except SystemExit:  # after --help
+            flush()
+            raise
+        flush()
+        return code
+    except BrokenPipeError:
+        if not silence_closed():
+            raise
+        return NOT_HEARD
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return int(args.run(args))
     except Failure as failure:
@@ -43,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"quantsr: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"quantsr: {error}", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         print(f"quantsr: {error}", file=sys.stderr)

@@ -43,8 +43,8 @@ def _plain(conv: Op, quantizer: Op, tensors: Tensors) -> tuple[Op, dict[str, np.
     weight = codes * tensors[conv.tensors["mul"]].astype(np.float64)[:, None, None, None]
     shift = tensors[quantizer.tensors["offset"]].astype(np.float64) - conv.attrs["zero"]  # (I,), in codes
     bias = tensors[conv.tensors["bias"]] + (weight * shift).sum((1, 2, 3))
-    names = {"weight": conv.tensors["weight"], "bias": f"{conv.output}.plain_bias"}  # one bias may serve several
     arrays = {"weight": weight * quantizer.attrs["inv"], "bias": bias}
+    names = {role: f"{conv.output}.plain_{role}" for role in arrays}  # one packed tensor may serve several
     return (
         Op("conv2d", quantizer.inputs, conv.output, {}, names),
         {names[role]: array.astype(np.float32) for role, array in arrays.items()},

@@ -52,10 +52,10 @@ class Engine:
     fast: run the float convolutions behind the body in 8 bits (`quantsr.packing.fast`), which changes the result a
     little; not in images one pixel wide or high.
 
-    Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, for fast where nothing
-    could run in 8 bits, and for a program that breaks a rule. Calls from several Python threads are safe; they run one
-    after the other, without holding the GIL. The buffers of the largest image so far are kept until the engine goes
-    away.
+    Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, for more threads than
+    can be started, for fast where nothing could run in 8 bits, and for a program that breaks a rule. Calls from several
+    Python threads are safe; they run one after the other, without holding the GIL. The buffers of the largest image so
+    far are kept until the engine goes away.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Engine:
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
         self.isa: str = self._native.isa
-        self.grid: int = math.lcm(CELL, period(program))  # LR pixels: parts begin and end at multiples of it
+        self.grid: int = _grid(program)  # LR pixels: parts begin and end at multiples of it
         self.halo: int = _halo(program, tensors, self.grid)  # LR pixels
 
     def __call__(self, image: Array, tile: int | None = None) -> Array:
@@ -224,6 +224,11 @@ def _checked(image: Array) -> Array:
 
 def _up(place: int | Fraction, grid: int) -> int:
     return math.ceil(place / grid) * grid
+
+
+def _grid(program: Program) -> int:
+    """The least common multiple of cells, windows and what is padded to: a part is padded as the whole is."""
+    return math.lcm(CELL, period(program), *(int(op.attrs["multiple"]) for op in program.ops if op.kind == "pad"))
 
 
 def _halo(program: Program, tensors: Mapping[str, np.ndarray], grid: int) -> int:

@@ -17,7 +17,7 @@ from `reference` by float rounding, and, where that flips a code, by a step. A l
 added behind. Were it an input of the convolution, ONNX Runtime would round it to whole products of both steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,13 @@ class _Graph:
 
     def __init__(self, program: Program, tensors: Tensors, style: Style, size: tuple[int, int] | None) -> None:
         self.tensors, self.style, self.size = tensors, style, size
-        multiple = next((int(op.attrs["multiple"]) for op in program.ops if op.kind == "pad"), 1)
-        self.padded = None if size is None else (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
+        self.multiples = {INPUT: 1}  # what each value's height and width are padded to
         self.layouts: dict[str, str] = {}  # of values that are not PLANES
         self.turned: dict[str, str] = {}  # values in their other layout
         self.on_pixels = {op.output for op in program.ops if self.is_linear(op, program)}
         self.on_pixels |= {op.inputs[0] for op in program.ops if op.kind in QCONVS and op.output in self.on_pixels}
         self.nodes: list[onnx.NodeProto] = []
+        self.named = {INPUT}  # values
         self.constants: dict[str, onnx.TensorProto] = {}
         self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
         self.steps: dict[str, float] = {}  # of each value of codes: the scale
@@ -123,10 +123,14 @@ class _Graph:
                 raise UnknownOp(
                     f"op {op.output!r}: got {op.kind!r}, which has no ONNX form; wanted {', '.join(_RULES)}"
                 )
+            before = 1 if op.kind == "crop" else self.multiples[op.inputs[0]]
+            self.multiples[op.output] = int(op.attrs.get("multiple", before))
             _RULES[op.kind](self, op)
 
     def model(self, output: str, channels: int) -> onnx.ModelProto:
-        self.node("Identity", [output], OUTPUT)
+        output = self.turn(output, PLANES)
+        if output != OUTPUT:
+            self.node("Identity", [output], OUTPUT)
         shape: list[Any] = [1, channels, *(self.size or ("height", "width"))]
         graph = helper.make_graph(
             self.nodes,
@@ -139,12 +143,27 @@ class _Graph:
         return helper.make_model(graph, producer_name="quantsr", **settings)
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        _require_new(output, self.named)
+        _require_new(output, self.constants.keys())
+        self.named.add(output)
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, array: Any) -> str:
+        """Of one meaning wherever it is used, so that one may serve all."""
+        _require_new(name, self.named)
         self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
+
+    def tensor(self, op: Op, role: str, array: Any = None) -> str:
+        """A tensor of the op, or `array` in its place; another op may hold the same one in another layout."""
+        return self.constant(f"{op.output}.{role}", self.tensors[op.tensors[role]] if array is None else array)
+
+    def padded(self, value: str) -> tuple[int, int]:
+        """Height and width of a value of the image's resolution."""
+        assert self.size is not None
+        multiple = self.multiples[value]
+        return self.size[0] + -self.size[0] % multiple, self.size[1] + -self.size[1] % multiple
 
     def is_linear(self, op: Op, program: Program) -> bool:
         """Whether a convolution of single pixels is a linear layer of a transformer."""
@@ -188,11 +207,10 @@ class _Graph:
 
     def conv2d(self, op: Op) -> None:
         weight = self.tensors[op.tensors["weight"]]
-        bias = self.tensors[op.tensors["bias"]]
         if op.output in self.on_pixels:
-            return self.linear(op, self.constant(op.tensors["weight"], weight[:, 0, 0].T))
+            return self.linear(op, self.tensor(op, "weight", weight[:, 0, 0].T))
         weight = weight.transpose(0, 3, 1, 2)  # (O, I, K, K)
-        inputs = [self.constant(op.tensors["weight"], weight), self.constant(op.tensors["bias"], bias)]
+        inputs = [self.tensor(op, "weight", weight), self.tensor(op, "bias")]
         self.conv(op, inputs, op.output, weight.shape[2])
 
     def qconv2d(self, op: Op) -> None:
@@ -214,7 +232,7 @@ class _Graph:
         if linear:
             return self.linear(op, name)
         product = self.conv(op, [name], f"{op.output}.product", codes.shape[2])
-        bias = self.constant(op.tensors["bias"], _per_channel(self.tensors[op.tensors["bias"]], PLANES))
+        bias = self.tensor(op, "bias", _per_channel(self.tensors[op.tensors["bias"]], PLANES))
         self.node("Add", [product, bias], op.output)
 
     def dequantized(self, codes: np.ndarray, scale: np.ndarray, output: str, axis: int) -> str:
@@ -231,9 +249,8 @@ class _Graph:
 
     def linear(self, op: Op, weight: str) -> None:
         """weight: (I, O)."""
-        bias = self.constant(op.tensors["bias"], self.tensors[op.tensors["bias"]])
         product = self.node("MatMul", [self.turn(op.inputs[0], PIXELS), weight], f"{op.output}.product")
-        self.node("Add", [product, bias], op.output)
+        self.node("Add", [product, self.tensor(op, "bias")], op.output)
         self.made(op, PIXELS)
 
     def quantize(self, op: Op) -> None:
@@ -305,8 +322,7 @@ class _Graph:
         onnx_transformer.crop(self, self.turn(op.inputs[0], PLANES), op, self.size)
 
     def layer_norm(self, op: Op) -> None:
-        scale, offset = (self.constant(op.tensors[r], self.tensors[op.tensors[r]]) for r in ("scale", "offset"))
-        inputs = [self.turn(op.inputs[0], PIXELS), scale, offset]
+        inputs = [self.turn(op.inputs[0], PIXELS), self.tensor(op, "scale"), self.tensor(op, "offset")]
         self.node("LayerNormalization", inputs, op.output, axis=-1, epsilon=float(op.attrs["epsilon"]))
         self.made(op, PIXELS)
 
@@ -315,19 +331,18 @@ class _Graph:
         self.made(op, self.layout(op.inputs[0]))
 
     def window_attention(self, op: Op) -> None:
-        assert self.padded is not None
         table, value = self.tensors[op.tensors["position_bias"]], self.turn(op.inputs[0], PIXELS)
-        onnx_transformer.attention(self, value, op, self.padded, table)
+        onnx_transformer.attention(self, value, op, self.padded(op.inputs[0]), table)
         self.made(op, PIXELS)
 
     def qwindow_attention(self, op: Op) -> None:
-        assert self.padded is not None
         quantizer = self.quantizers[op.inputs[0]]
         value = self.turn(quantizer.inputs[0], PIXELS)
         value = self.times(value, np.float32(quantizer.attrs["inv"]), f"{op.output}.steps", PIXELS)
         value = self.plus(value, self.tensors[quantizer.tensors["offset"]], f"{op.output}.moved", PIXELS)
         tensors = {role: self.tensors[name] for role, name in op.tensors.items()}
-        onnx_transformer.code_attention(self, value, op, self.padded, int(quantizer.attrs["levels"]), tensors)
+        size, levels = self.padded(op.inputs[0]), int(quantizer.attrs["levels"])
+        onnx_transformer.code_attention(self, value, op, size, levels, tensors)
         self.made(op, PIXELS)
 
 
@@ -347,6 +362,12 @@ _RULES = {
     "window_attention": _Graph.window_attention,
     "qwindow_attention": _Graph.qwindow_attention,
 }
+
+
+def _require_new(name: str, taken: Set[str]) -> None:
+    """Raises ValueError for a name that the graph has already."""
+    if name in taken:
+        raise ValueError(f"{name}: got this name twice in one graph, wanted each value's and constant's own")
 
 
 def _require_room(name: str, low: int, high: int, kind: Any) -> None:

@@ -39,6 +39,22 @@ def write_atomically(
     _sync_folder(path.parent)
 
 
+def require_folder(folder: Path) -> Path:
+    """Where a folder is, or else will be made: the lowest one there is.
+
+    Raises NotADirectoryError if something else lies there, and OSError, for a name that is too long too.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(place))
+        return place
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))  # the working folder is gone
+
+
 def name_beside(path: Path) -> Path:
     """A new name in the same folder for a temporary file."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length

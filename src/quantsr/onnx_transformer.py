@@ -50,7 +50,7 @@ def attention(graph: Graph, value: str, op: Op, size: tuple[int, int], table: ND
     """size: padded; table: the position biases."""
     name = op.output
     q, k, v = _parts(graph, value, op, size)
-    q = graph.node("Mul", [q, graph.constant(f"{name}.scale", np.float32(op.attrs["scale"]))], f"{name}.scaled")
+    q = graph.node("Mul", [q, graph.constant(f"{name}.scale", np.float32(op.attrs["scale"]))], f"{name}.queries")
     products = graph.node("MatMul", [q, _turned(graph, k, name)], f"{name}.products")
     weights = _softmax(graph, products, op, size, table)
     _joined(graph, graph.node("MatMul", [weights, v], f"{name}.mixed"), op, size)

@@ -22,7 +22,7 @@ from quantsr.batch import journal, resources, within
 from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.run import Batch
 from quantsr.cli import main
-from quantsr.photos import Facts, Photo
+from quantsr.photos import Facts, Metadata, Photo
 
 OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
 Picture = Callable[..., np.ndarray]
@@ -280,6 +280,74 @@ def test_no_permission(folder: Path, tmp_path: Path) -> None:
     assert upscale(folder, "-o", tmp_path / "other") == 5
 
 
+def test_a_folder_that_cannot_be_read_fails(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = os.scandir
+    locked = folder / "sub"
+
+    def scandir(path: str) -> object:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return honest(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert upscale(folder, "-o", tmp_path / "out", "-r") == 3
+    err = capsys.readouterr().err
+    assert f"Permission denied: '{locked}'" in err and "2 done, 1 failed" in err
+    locked = folder
+    assert upscale(folder, "-o", tmp_path / "other") == 5
+    assert f"Permission denied: '{folder}'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["avif", "tiff"])
+def test_damaged_exif_does_not_end_a_batch(tmp_path: Path, picture: Picture, kind: str) -> None:
+    for name, block in (("a", b"garbage " * 3), ("b", b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40), ("c", b"")):
+        photos.write(tmp_path / "in" / f"{name}.jpg", Photo(picture(20, 26), Metadata(exif=block)))
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "-f", kind) == 0
+    assert len(results(tmp_path / "out")) == 3
+
+
+# ---- the report
+
+
+def test_no_report_is_written_over_another_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, out = folder / "a.png", tmp_path / "out"
+    (tmp_path / "notes.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    cases = [
+        (photo, "got the input", ["--force"]),
+        (folder / ".." / "in" / "a.png", "got the input", ["--force"]),
+        (out / "a_x2.png", "where a result is written", ["--force"]),
+        (out, "got the folder", ["--force"]),
+        (tmp_path, "got the folder", ["--force"]),
+        (tmp_path / "link", "wanted a plain file", ["--force"]),
+        (folder / "b.jpg", "exists and is no report", []),
+        (tmp_path / "notes.json", "exists and is no report", []),
+        (photo / "report.json", f"Not a directory: '{photo}'", ["--force"]),
+    ]
+    before = results(folder)
+    for report, wanted, force in cases:
+        assert upscale(photo, "-o", out, "--report", report, *force) == 2
+        err = capsys.readouterr().err
+        assert wanted in err and err.count("\n") == 1
+    assert results(folder) == before and not out.exists() and (tmp_path / "notes.json").read_text() == "[]"
+    assert upscale(photo, "-o", out, "--report", tmp_path / "notes.json", "--force") == 0
+    assert upscale(photo, "-o", out, "--report", tmp_path / "notes.json") == 4  # an earlier report is replaced
+    assert json.loads((tmp_path / "notes.json").read_text())["failed"] == 1
+
+
+def test_a_report_that_may_not_be_written_is_told_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "--report", tmp_path / "new" / "report.json") == 5
+    assert "no permission to write" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 # ---- within a time
 
 
@@ -395,10 +463,58 @@ def test_a_batch_from_python(folder: Path, tmp_path: Path) -> None:
     assert [outcome.status for outcome in batch.run()] == ["done", "failed"]
 
 
+# ---- nobody listens, or not in UTF-8
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["lines", "json"])
+def test_a_batch_goes_on_when_its_listener_leaves(
+    folder: Path, tmp_path: Path, words: list[str], unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        code = subprocess.run(
+            [*command(folder, tmp_path / "out"), *words],
+            stdout=writing, stderr=writing, check=False, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        ).returncode  # fmt: skip
+    finally:
+        os.close(writing)
+    assert code == 0 and len(results(tmp_path / "out")) == 6
+
+
+def test_names_that_the_terminal_cannot_show(folder: Path, tmp_path: Path) -> None:
+    (folder / "b.jpg").rename(folder / "日本.jpg")
+    done = subprocess.run(
+        command(folder, tmp_path / "out"),
+        env=os.environ | {"PYTHONIOENCODING": "latin1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0 and rb"\u65e5\u672c.jpg -> " in done.stdout
+    assert len(results(tmp_path / "out")) == 6
+
+
 # ---- plausible mistakes
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "new/a.mp4"])
+@pytest.mark.parametrize("out", ["file", "file/sub", "file/sub/a.png", "a" * 300, "a" * 300 + ".png"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_place_where_no_result_can_be_is_wrong_usage(
+    folder: Path, tmp_path: Path, out: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    assert upscale(*[folder / "a.png", folder / "b.jpg"][:count], "-o", tmp_path / out) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_an_input_with_too_long_a_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale(tmp_path / ("a" * 300 + ".png"), "-o", tmp_path / "out") == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "a.jfif", "a.jpe", "new/a.mp4"])
 def test_a_result_that_cannot_be_written_is_no_folder(
     folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

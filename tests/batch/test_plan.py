@@ -1,4 +1,8 @@
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -6,6 +10,18 @@ from quantsr.batch import plan as planning
 from quantsr.batch.plan import Naming, PlanError, plan, shard_of
 
 NAMING = Naming(4, "some-model", "half")
+
+
+def denied(folder: Path) -> Callable[[str], Any]:
+    """An os.scandir for which this folder cannot be listed; root could list any."""
+    honest = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return honest(path)
+
+    return scandir
 
 
 def touch(*paths: Path) -> None:
@@ -63,7 +79,9 @@ def test_results_of_a_folder_need_another_folder(tmp_path: Path) -> None:
     for out in (None, tmp_path, tmp_path / ".." / tmp_path.name):
         with pytest.raises(PlanError, match="wanted another folder"):
             plan([tmp_path], out, NAMING)
-    with pytest.raises(PlanError, match="got a folder for the one file"):
+    with pytest.raises(
+        PlanError, match=rf"INPUT {tmp_path} is a folder, so -o must be a folder too; got the file .*a\.png"
+    ):
         plan([tmp_path], tmp_path / "a.png", NAMING)
 
 
@@ -88,6 +106,36 @@ def test_the_format_and_the_one_file_agree(tmp_path: Path) -> None:
     assert plan([Path("a.png")], tmp_path / "b.jpeg", naming)[0].target == tmp_path / "b.jpeg"
     with pytest.raises(PlanError, match="wanted them to agree"):
         plan([Path("a.png")], tmp_path / "b.png", naming)
+
+
+@pytest.mark.parametrize("template", ["{stem}.jpg", "{name}"])
+def test_the_format_and_the_template_agree(template: str) -> None:
+    assert Naming(4, "m", "full", template, "jpg").result_of(Path("a.jpg")) == "a.jpg"
+    naming = Naming(4, "m", "full", template, "png")
+    with pytest.raises(PlanError, match=r"gives 'a\.jpg' and the format is png, wanted them to agree"):
+        naming.result_of(Path("a.jpg"))
+
+
+@pytest.mark.parametrize("out", ["file", "file/sub", "file/sub/a.png", "link", "link/a.png"])
+def test_no_folder_is_planned_where_a_file_lies(tmp_path: Path, out: str) -> None:
+    touch(tmp_path / "file", tmp_path / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    with pytest.raises(NotADirectoryError, match=out.split("/")[0]):
+        plan([tmp_path / "a.png"], tmp_path / out, NAMING)
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_folder_that_cannot_be_listed_is_a_job_that_tells_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    touch(photos / "a.png", photos / "locked" / "b.png", photos / "open" / "c.png")
+    monkeypatch.setattr(os, "scandir", denied(photos / "locked"))
+    *jobs, job = plan([photos], out, NAMING, recursive=True)
+    assert [found.source.name for found in jobs] == ["a.png", "c.png"]
+    assert (job.source, job.target) == (photos / "locked", out / "locked") and isinstance(job.error, PermissionError)
+    assert len(plan([photos], out, NAMING)) == 1  # not looked into
+    monkeypatch.setattr(os, "scandir", denied(photos))
+    (job,) = plan([photos], out, NAMING)
+    assert job.source == photos and isinstance(job.error, PermissionError)
 
 
 def test_shards_divide_the_files_and_depend_on_no_other_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from packing.tiny import tiny_model
+from quantsr.cli import main
 from quantsr.packing import file, ops
 from quantsr.packing.file import (
     ChecksumError,
@@ -392,6 +393,19 @@ def test_content(name):
     assert "got" in str(caught.value)
     assert "wanted" in str(caught.value)
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [0, 2**63], [0, 2**62, 2], [2**62, 0]], ids=lambda shape: str(shape[-2:]))
+def test_shapes_that_numpy_cannot_hold(shape, tmp_path, capsys):
+    made = draft()
+    made.add("extra", np.zeros(int(len(shape) == 65), np.float32), "F32")
+    made.entries["extra"]["shape"] = shape
+    data = sealed(made.header(), made.data)
+    with pytest.raises(TensorError):
+        loads(data)
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    assert main(["info", str(tmp_path / "bad.safetensors")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_too_many_tensors():

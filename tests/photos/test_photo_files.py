@@ -124,6 +124,22 @@ def test_a_transparent_16_bit_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result[..., :3], pixels)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_transparent_gray_of_few_bits(tmp_path: Path, depth: int) -> None:
+    most, each = 2**depth - 1, 8 // depth
+    levels = np.arange(48).reshape(3, 16) % (most + 1)
+    lines = b"".join(
+        b"\0" + bytes(sum(int(v) << 8 - depth * (i + 1) for i, v in enumerate(part)) for part in row.reshape(-1, each))
+        for row in levels
+    )
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 3, depth, 0, 0, 0, 0)), chunk(b"tRNS", struct.pack(">H", 1))]
+    chunks += [chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    result = photos.read(tmp_path / "a.png").pixels
+    np.testing.assert_array_equal(result[..., 0], levels * 255 // most)
+    np.testing.assert_array_equal(result[..., 1], np.where(levels == 1, 0, 255))
+
+
 def test_a_dark_16_bit_picture_stays_dark_and_deep(tmp_path: Path) -> None:
     pixels = noise((3,), np.uint16) % 256
     photos.write(tmp_path / "a.png", Photo(pixels))
@@ -196,6 +212,30 @@ def test_white_is_zero_in_a_16_bit_tiff(tmp_path: Path) -> None:
     pixels = noise((), np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo=tags)
     np.testing.assert_array_equal(photos.read(tmp_path / "a.tif").pixels, 65535 - pixels)
+
+
+def planar_tiff(pixels: np.ndarray) -> bytes:
+    """Uncompressed, one strip for each colour."""
+    height, width, count = pixels.shape
+    planes = [pixels[..., index].tobytes() for index in range(count)]
+    size, end = len(planes[0]), 8 + sum(map(len, planes))
+    lists = [struct.pack("<3H", *[8 * pixels.itemsize] * 3), struct.pack("<3I", 8, 8 + size, 8 + 2 * size)]
+    lists.append(struct.pack("<3I", *[size] * 3))
+    at = [end, end + 6, end + 18]
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, at[0]), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, at[1]), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, at[2]), (284, 3, 1, 2)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", end + 30) + b"".join(planes) + b"".join(lists) + directory
+
+
+def test_colours_in_planes_are_read_right_or_refused(tmp_path: Path) -> None:
+    pixels = noise((3,), np.uint8)
+    (tmp_path / "8.tif").write_bytes(planar_tiff(pixels))
+    np.testing.assert_array_equal(photos.read(tmp_path / "8.tif").pixels, pixels)
+    (tmp_path / "16.tif").write_bytes(planar_tiff(pixels.astype("<u2") * 257))
+    for look in (photos.read, photos.probe):
+        with pytest.raises(PhotoError, match=r"16\.tif: .*16-bit pixels stored as B, G, R"):
+            look(tmp_path / "16.tif")
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
@@ -362,6 +402,19 @@ def test_damaged_exif_does_no_harm(tmp_path: Path, cut: int) -> None:
         assert photos.read(tmp_path / "b.jpg").pixels.shape == photo.pixels.shape  # turned at most once
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "block", [b"garbage " * 3, b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40, b"II*\0"], ids=["text", "tags", "head"]
+)
+def test_a_picture_with_damaged_exif_is_written(tmp_path: Path, picture: Picture, block: bytes, suffix: str) -> None:
+    photos.write(tmp_path / f"a{suffix}", Photo(picture(9, 9), Metadata(exif=block, icc=SRGB)))
+    result = photos.read(tmp_path / f"a{suffix}")
+    assert result.pixels.shape == (9, 9, 3)
+    assert suffix == ".bmp" or result.metadata.icc == SRGB
+    assert suffix not in (".png", ".jpg") or result.metadata.exif == block
+
+
 # ---- metadata of PNGs, wherever it lies
 
 
@@ -407,6 +460,18 @@ def test_png_metadata_is_found(tmp_path: Path, kind: str, behind: bool) -> None:
     assert (photo.metadata.exif, photo.metadata.xmp) == ((TURNED, b"") if kind in EXIF_CHUNKS else (b"", TURNED_XMP))
     facts = photos.probe(path)
     assert (facts.width, facts.height) == (20, 30)
+
+
+@pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG"), (13, None)])
+def test_hdr_is_refused(tmp_path: Path, transfer: int, name: str | None) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with(chunk(b"cICP", bytes([9, transfer, 0, 1])), behind=False))
+    for look in (photos.probe, photos.read):
+        if name is None:
+            look(path)
+            continue
+        with pytest.raises(PhotoError, match=rf"a\.png: got HDR pixels \({name}\), wanted SDR"):
+            look(path)
 
 
 @pytest.mark.parametrize("behind", [False, True])

@@ -289,6 +289,14 @@ def test_wrong_usage(make_clip: Make, tmp_path: Path) -> None:
     assert set(command.DROP) == {*clips.KINDS.values(), "covers", "alpha", "aspect"}
 
 
+def test_an_output_below_a_file_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    for inside in ("file/a.mkv", "file/sub/a.mkv"):
+        assert enlarge(tmp_path / "a.mkv", "-o", tmp_path / inside) == 2
+        assert f"Not a directory: '{tmp_path / 'file'}'" in capsys.readouterr().err
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
 def test_a_black_frame_is_never_called_a_success(
     make_clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

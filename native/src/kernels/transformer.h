@@ -89,7 +89,6 @@ using RunQAttention = void (*)(const QAttentionJob&, const WindowPart&, std::byt
 
 struct TransformerKernels {
   const char* name;
-  Isa isa;
   RunNorm layer_norm;
   RunGelu gelu;
   RunAttention attention;

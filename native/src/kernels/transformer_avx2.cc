@@ -3,7 +3,7 @@
 
 namespace quantsr {
 
-const TransformerKernels kTransformerAvx2{
-    "avx2", Isa::avx2, norm_rows<LanesAvx2>, gelu_rows<LanesAvx2>, attention<LanesAvx2>, qattention<LanesAvx2>};
+const TransformerKernels kTransformerAvx2{"avx2", norm_rows<LanesAvx2>, gelu_rows<LanesAvx2>, attention<LanesAvx2>,
+                                          qattention<LanesAvx2>};
 
 }  // namespace quantsr

@@ -3,11 +3,7 @@
 
 namespace quantsr {
 
-const TransformerKernels kTransformerAvx512{"avx512",
-                                            Isa::avx512vnni,
-                                            norm_rows<LanesAvx512>,
-                                            gelu_rows<LanesAvx512>,
-                                            attention<LanesAvx512>,
-                                            qattention<LanesAvx512>};
+const TransformerKernels kTransformerAvx512{"avx512", norm_rows<LanesAvx512>, gelu_rows<LanesAvx512>,
+                                            attention<LanesAvx512>, qattention<LanesAvx512>};
 
 }  // namespace quantsr

@@ -3,7 +3,7 @@
 
 namespace quantsr {
 
-const TransformerKernels kTransformerNeon{
-    "neon", Isa::neon, norm_rows<LanesNeon>, gelu_rows<LanesNeon>, attention<LanesNeon>, qattention<LanesNeon>};
+const TransformerKernels kTransformerNeon{"neon", norm_rows<LanesNeon>, gelu_rows<LanesNeon>, attention<LanesNeon>,
+                                          qattention<LanesNeon>};
 
 }  // namespace quantsr

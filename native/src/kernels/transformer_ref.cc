@@ -3,7 +3,7 @@
 
 namespace quantsr {
 
-const TransformerKernels kTransformerRef{
-    "ref", Isa::ref, norm_rows<LanesRef>, gelu_rows<LanesRef>, attention<LanesRef>, qattention<LanesRef>};
+const TransformerKernels kTransformerRef{"ref", norm_rows<LanesRef>, gelu_rows<LanesRef>, attention<LanesRef>,
+                                         qattention<LanesRef>};
 
 }  // namespace quantsr

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantsr.files import require_folder
 from quantsr.photos import FORMATS, READABLE, format_of
 
 TEMPLATE = "{stem}_x{scale}{suffix}"
@@ -15,7 +16,9 @@ NOT_WRITTEN = (
     ".gif",
     ".heic",
     ".heif",
+    ".jfif",
     ".jp2",
+    ".jpe",
     ".jxl",
     ".mkv",
     ".mp4",
@@ -35,11 +38,15 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph. root: the folder that the result may not leave; None where the user named every folder."""
+    """One photograph. root: the folder that the result may not leave; None where the user named every folder.
+
+    error: why the source, a folder then, could not be searched for photographs.
+    """
 
     source: Path
     target: Path
     root: Path | None = None
+    error: OSError | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,10 @@ class Naming:
             raise PlanError(f"template {self.template!r} gives {name!r}, wanted a file name without folders")
         if format_of(Path(name)) is None:
             raise PlanError(f"template {self.template!r} gives {name!r}, wanted it to end in {{suffix}}")
+        if self.format and format_of(Path(name)) is not FORMATS[self.format]:
+            raise PlanError(
+                f"template {self.template!r} gives {name!r} and the format is {self.format}, wanted them to agree"
+            )
         return name
 
 
@@ -84,23 +95,28 @@ def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: 
     """The jobs in the order of the inputs, folders sorted.
 
     A folder is searched for files with the suffix of a photograph; hidden files, links and `output` itself are
-    passed over. Raises PlanError if two inputs would meet in one file, or inputs and output do not fit together.
+    passed over. One that cannot be searched is a job that tells so. Raises PlanError if two inputs would meet in one
+    file, or inputs and output do not fit together; NotADirectoryError if a file lies where a folder is to be made.
     """
     if output is not None and format_of(output) and not output.is_dir():
         jobs = [_into_file(inputs, output, naming)]
+        require_folder(output.parent)
     elif output is not None and output.suffix.lower() in NOT_WRITTEN and not output.exists():
         known = ", ".join(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
         raise PlanError(f"got the file {output}, wanted a folder or one of {known}")
     else:
+        if output is not None:
+            require_folder(output)
         jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive)]
     _refuse_meeting(jobs)
     return jobs
 
 
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
-    if len(inputs) > 1 or inputs[0].is_dir():
-        got = "a folder" if inputs[0].is_dir() else f"{len(inputs)} inputs"
-        raise PlanError(f"got {got} for the one file {output}, wanted a folder")
+    if len(inputs) > 1:
+        raise PlanError(f"got {len(inputs)} inputs for the one file {output}, wanted a folder")
+    if inputs[0].is_dir():
+        raise PlanError(f"INPUT {inputs[0]} is a folder, so -o must be a folder too; got the file {output}")
     if naming.format and format_of(output) is not FORMATS[naming.format]:
         raise PlanError(f"got the file {output} and the format {naming.format}, wanted them to agree")
     return Job(inputs[0], output)
@@ -112,14 +128,19 @@ def _into_folder(path: Path, output: Path | None, naming: Naming, recursive: boo
         return
     if output is None or output.resolve() == path.resolve():
         raise PlanError(f"{path} is a folder: wanted another folder for the results, as -o OUT")
-    for source in _photographs(path, output, recursive):
+    unread: list[OSError] = []
+    for source in _photographs(path, output, recursive, unread):
         folder = output / source.parent.relative_to(path)
         yield Job(source, folder / naming.result_of(source), output)
+    for error in unread:
+        folder = Path(error.filename)
+        yield Job(folder, output / folder.relative_to(path), output, error)
 
 
-def _photographs(folder: Path, output: Path, recursive: bool) -> Iterator[Path]:
+def _photographs(folder: Path, output: Path, recursive: bool, unread: list[OSError]) -> Iterator[Path]:
+    """unread: takes the error of each folder that cannot be listed."""
     beyond = output.resolve()
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(f for f in folders if recursive and f[0] != "." and (Path(here, f).resolve() != beyond))
         for name in sorted(files):
             path = Path(here, name)
@@ -130,7 +151,7 @@ def _photographs(folder: Path, output: Path, recursive: bool) -> Iterator[Path]:
 def _refuse_meeting(jobs: list[Job]) -> None:
     seen: dict[str, Job] = {}
     ignores_case: dict[Path, bool] = {}
-    for job in jobs:
+    for job in (job for job in jobs if job.error is None):
         folder = job.target.parent
         if folder not in ignores_case:
             ignores_case[folder] = _ignores_case(folder)

@@ -98,6 +98,8 @@ class Batch:
         for job in self.jobs:
             start = time.monotonic()
             try:
+                if job.error:
+                    raise job.error
                 if self.finished(job):
                     yield Outcome(job, "skipped")
                     continue

@@ -1,6 +1,8 @@
 """What a batch tells while it runs: a live line for people, JSON lines for programs, a report at the end."""
 
+import errno
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,8 @@ from rich.text import Text
 from quantsr.batch.plan import Job
 from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, Outcome
-from quantsr.files import write_atomically
+from quantsr.files import require_folder, write_atomically
+from quantsr.streams import heard_or_not
 
 
 class Teller(Protocol):
@@ -52,9 +55,61 @@ def totals(outcomes: list[Outcome], jobs: int, state: str) -> dict[str, Any]:
     }
 
 
+def check_report(path: Path, jobs: list[Job], *, force: bool) -> None:
+    """Raises ValueError, or OSError, if a report there would harm a file, or could not be written."""
+    place = path.resolve()
+    if place in {job.source.resolve() for job in jobs}:
+        raise ValueError(f"--report: got the input {path}; wanted another file")
+    targets = {job.target.resolve() for job in jobs}
+    if place in targets:
+        raise ValueError(f"--report: got {path}, where a result is written; wanted another file")
+    if path.is_dir() or any(place in target.parents for target in targets):
+        raise ValueError(f"--report: got the folder {path}, wanted a file")
+    if not os.access(require_folder(path.parent), os.W_OK):
+        raise PermissionError(errno.EACCES, "--report: no permission to write", str(path))
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout, which would be replaced
+        raise ValueError(f"--report: got {path}, wanted a plain file")
+    if not force and path.exists() and not _is_report(path):
+        raise ValueError(f"--report: {path} exists and is no report; pass --force to overwrite it")
+
+
+def _is_report(path: Path) -> bool:
+    """An empty file is as good as one."""
+    if path.stat().st_size == 0:
+        return True
+    try:
+        old = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(old, dict) and {"state", "results"} <= old.keys()
+
+
 def write_report(path: Path, batch: Batch, outcomes: list[Outcome], state: str, settings: dict[str, Any]) -> None:
     report = totals(outcomes, len(batch.jobs), state) | {"settings": settings}
     write_atomically(path, json.dumps(report | {"results": [record(o) for o in outcomes]}, indent=1).encode())
+
+
+class Unbothered:
+    """Tells by another teller. Where nobody listens any more, the work goes on."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+
+    def begin(self, batch: Batch) -> None:
+        with heard_or_not():
+            self._teller.begin(batch)
+
+    def progress(self, job: Job, share: float) -> None:
+        with heard_or_not():
+            self._teller.progress(job, share)
+
+    def file(self, outcome: Outcome) -> None:
+        with heard_or_not():
+            self._teller.file(outcome)
+
+    def end(self, outcomes: list[Outcome], state: str) -> None:
+        with heard_or_not():
+            self._teller.end(outcomes, state)
 
 
 class JsonLines:
@@ -81,7 +136,7 @@ class ForPeople:
     """A line for each file, and on a terminal a bar with files, megapixels per second and time left."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = _Console(stderr=True)
         columns = (
             TextColumn("{task.fields[files]}"),
             BarColumn(),
@@ -130,6 +185,12 @@ class ForPeople:
 
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Without this, rich ends the program."""
+        raise BrokenPipeError
 
 
 class _Speed(ProgressColumn):

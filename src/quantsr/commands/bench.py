@@ -21,7 +21,7 @@ from quantsr.bench.measure import LIMITS
 from quantsr.bench.parts import PARTS, TAILS
 from quantsr.bench.rows import Row
 from quantsr.bench.run import Run
-from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, positive, usage_errors
+from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, positive, threads, usage_errors
 from quantsr.engine import available_isas
 from quantsr.files import write_atomically
 from quantsr.packing.ops import FLOAT_BITS, PackedModel, PackedModelError
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--tails", nargs="+", choices=TAILS, default=list(TAILS), help="of part network")
     work.add_argument("--size", nargs="+", type=positive, default=[128, 256], metavar="N", help="LR side in pixels")
     work.add_argument("--photo", type=Path, help="also the whole of this photo, and PSNR")
-    work.add_argument("--threads", nargs="+", type=positive, default=[1, 2], metavar="N")
+    work.add_argument("--threads", nargs="+", type=threads, default=[1, 2], metavar="N")
     work.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns of each engine (default: 11)")
     who = parser.add_argument_group("engines")
     who.add_argument("--engines", nargs="+", metavar="NAME", choices=engines(), help=", ".join(engines()))

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 from quantsr import zoo
 from quantsr.model import Model, load
-from quantsr.packing.fast import NothingToRound
 from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
 
 USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5
+MAX_THREADS = 1024  # of an engine
 
 
 class Failure(Exception):
@@ -66,7 +66,7 @@ def load_model(args: argparse.Namespace) -> tuple[Model, str]:
         raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
     if args.depth not in model.depths:
         raise Failure(f"got depth {args.depth!r}, this model has {', '.join(model.depths)}", USAGE)
-    with usage_errors(NothingToRound):
+    with usage_errors(ValueError):
         model.engine(args.depth)
     args.model = name
     return model, Path(name).stem
@@ -102,6 +102,14 @@ def positive(text: str) -> int:
     return value
 
 
+def threads(text: str) -> int:
+    """argparse type: as many threads as an engine may have."""
+    value = positive(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted at most {MAX_THREADS}")
+    return value
+
+
 def size_in_bytes(text: str) -> int:
     """argparse type: an amount of memory such as 800MB, 1GiB or 1.5GiB."""
     match = re.fullmatch(r"([0-9.]+)\s*([kKMGT]?)(i?)B?", text)
@@ -114,4 +122,4 @@ def size_in_bytes(text: str) -> int:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
+    parser.add_argument("--threads", type=threads, metavar="N", help="default: all cores")

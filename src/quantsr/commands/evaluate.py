@@ -19,7 +19,6 @@ from quantsr.commands.common import USAGE, Failure, add_threads, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
-from quantsr.packing.fast import NothingToRound
 from quantsr.packing.file import NotAModelError
 from quantsr.packing.ops import DEPTHS, PackedModel, PackedModelError
 
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def _one(args: argparse.Namespace) -> int:
     results = []
     print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>6}  SSIM")
-    with usage_errors(benchmarks.BenchmarkError, images.ImageError, NothingToRound, PackedModelError):
+    with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
         for row in _rows(args, args.model, args.depth):
             results.append(row)
             scores = f"{row['psnr']:6.2f}  {row['ssim']:.4f}"
@@ -116,7 +115,8 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
     if args.fast and args.backend != "engine":
         raise Failure(f"--fast: got backend {args.backend}, wanted engine", USAGE)
     for depth in depths:
-        run = engine(packed, depth, args.threads, fast=True) if args.fast else None
+        with usage_errors(ValueError):
+            run = engine(packed, depth, args.threads, args.fast) if args.backend == "engine" else None
         yield depth, packed.info["upscale"], run or BACKENDS[args.backend](packed, depth, args.threads)
 
 

@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
         if sized != (args.size is not None):
             wanted = "wanted one, which the graph of a transformer holds" if sized else "only a transformer has one"
             raise ValueError(f"--size: got {'none' if sized else 'one'}, {wanted}")
+        engine = Engine(packed, args.depth)
         model = export_onnx.export(packed, args.depth, output, args.style, args.size)
     try:
-        facts = onnx_parity.compare(model, image, Engine(packed, args.depth)(image))
+        facts = onnx_parity.compare(model, image, engine(image))
     except onnx_parity.RuntimeRefused as error:
         raise Failure(f"{output} is written, but cannot be compared: {error}", 1) from error
     facts = {"file": str(output), "bytes": output.stat().st_size, "style": args.style, "depth": args.depth} | facts

@@ -19,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
         from quantsr.export import pack_checkpoint
     except ImportError as error:
         raise Failure(f"packing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
+    if args.output.resolve() == args.checkpoint.resolve():
+        raise Failure(f"-o: got the checkpoint itself, {args.output}; wanted another file", USAGE)
     with usage_errors(ValueError):
         packed = pack_checkpoint(args.checkpoint, name=args.name or args.output.stem, licence=args.licence)
     write(args.output, packed)

@@ -19,7 +19,7 @@ from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
 from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
-from quantsr.batch.tell import ForPeople, JsonLines, Teller, write_report
+from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
 from quantsr.batch.within import choose_depth
 from quantsr.commands.common import (
     NO_ROOM,
@@ -35,6 +35,7 @@ from quantsr.commands.common import (
     usage_errors,
 )
 from quantsr.photos import Facts, Format
+from quantsr.streams import heard_or_not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # what matters of a file is told as its error
     batch, depth = _prepared(args)
-    teller: Teller = JsonLines() if args.json else ForPeople()
+    teller = Unbothered(JsonLines() if args.json else ForPeople())
     outcomes: list[Outcome] = []
     state, failure = "interrupted", None
     teller.begin(batch)
@@ -100,13 +101,17 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         every = plan(args.inputs, args.output, naming, recursive=args.recursive)
         if not every:
             deeper = "" if args.recursive else "; -r looks in its folders too"
-            print(f"quantsr: no photographs in {printable(args.inputs[0])}{deeper}", file=sys.stderr)
+            with heard_or_not():
+                print(f"quantsr: no photographs in {printable(args.inputs[0])}{deeper}", file=sys.stderr)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
         into_folder = bool(every) and every[0].root is not None
         if args.resume and not into_folder:
             raise Failure("--resume needs a folder for the results, as -o OUT", USAGE)
         settings = _settings(args)
+        if args.report:
+            with usage_errors(ValueError):
+                check_report(args.report, every, force=args.force)
         journal = None
         if into_folder and (many or args.resume):
             journal = Journal(args.output, _deciding(args, settings, depth), args.shard)
@@ -116,7 +121,8 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
-            print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
+            with heard_or_not():
+                print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
     try:
         batch.require_disk()
     except NoRoom as error:

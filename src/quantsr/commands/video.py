@@ -20,6 +20,7 @@ from quantsr.commands.common import (
     positive,
     terminated_as_interrupted,
 )
+from quantsr.files import require_folder
 from quantsr.model import Model
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _run(args: argparse.Namespace) -> None:
     from quantsr.video.tell import ForPeople, JsonLines
 
     model, _ = load_model(args)
+    require_folder(args.output.parent)
     head = clip.probe(args.input)
     plan = Plan(args.input, args.output, head, model.scale, args.drop)
     teller: Teller = JsonLines(plan) if args.json else ForPeople(plan)

@@ -173,7 +173,10 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
         if entry["dtype"] not in _DTYPES:
             raise TensorError.of(f"tensor {name!r} dtype", entry["dtype"], "F32 or U8")
         dtype = _DTYPES[entry["dtype"]]
-        array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        try:
+            array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:  # more axes, or longer ones, than numpy has
+            raise TensorError.of(f"tensor {name!r} shape", entry["shape"], "one that numpy can hold") from error
         tensors[name] = array.astype(dtype.newbyteorder("="), copy=False)
         tensors[name].flags.writeable = False
     return tensors

@@ -615,7 +615,7 @@ def _check_mul(step: Step, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_made_at_load(program: Program) -> None:
-    """Version 1 of the file has none of what `packing.fast` makes."""
+    """No file has what `packing.fast` makes."""
     for op in program.ops:
         if op.kind in MADE_AT_LOAD:
             raise FieldError.of(f"op {op.output!r} kind", op.kind, "a kind that a file may hold")

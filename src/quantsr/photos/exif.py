@@ -47,6 +47,18 @@ def for_result(exif: bytes, width: int, height: int) -> bytes:
     return bytes(block.data)
 
 
+def can_be_rewritten(exif: bytes) -> bool:
+    """Whether Pillow can take the block apart and put it together, as it does for AVIF and TIFF."""
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        block.tobytes()
+        of_tiff(block)
+    except Exception:  # it fails in many ways on damaged ones
+        return False
+    return True
+
+
 def xmp_for_result(xmp: bytes, width: int, height: int) -> bytes:
     """The same in an XMP packet, where values are attributes or elements."""
     wanted = {b"exif:PixelXDimension": width, b"exif:PixelYDimension": height, b"tiff:Orientation": 1}

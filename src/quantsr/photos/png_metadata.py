@@ -11,19 +11,26 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from quantsr.photos.exif import PREFIX
+from quantsr.photos.photo import PhotoError
 
 SIGNATURE_BYTES = 8
 XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
+HDR = {b"\x10": "PQ", b"\x12": "HLG"}  # transfer functions of cICP, numbered by ITU-T H.273
 MOST_BYTES = 16 << 20  # of a chunk, compressed or not
 MOST_CHUNKS = 1_000_000  # 8 GB of pixels, as they are usually cut up
 
 
 def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """EXIF and XMP, empty where there is none or it is damaged. Raises ValueError where it is too large; OSError."""
+    """EXIF and XMP, empty where there is none or it is damaged. Raises ValueError where it is too large; OSError.
+
+    Raises PhotoError too if the pixels are HDR: a result that does not say so would look wrong.
+    """
     exif = raw = xmp = b""
     with open(path, "rb") as file:
         for name, data in _chunks(file):
-            if name == b"eXIf":
+            if name == b"cICP" and data[1:2] in HDR:
+                raise PhotoError(f"{os.fspath(path)}: got HDR pixels ({HDR[data[1:2]]}), wanted SDR; convert it first")
+            elif name == b"eXIf":
                 exif = exif or data.removeprefix(PREFIX)
             elif name == b"iTXt" and data.startswith(XMP_KEY):
                 xmp = xmp or _international(data[len(XMP_KEY) :])
@@ -42,7 +49,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         if len(head) < 8 or head[4:] == b"IEND":
             return
         length = struct.unpack(">I", head[:4])[0]
-        if head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+        if head[4:] in (b"cICP", b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
             if length > MOST_BYTES:
                 raise ValueError(f"{length} bytes of {head[4:].decode()}")
             yield head[4:], file.read(length)

@@ -130,8 +130,11 @@ def _deep(image: Image.Image) -> str | None:
     matches = [DEEP_COLOUR.fullmatch(mode) for mode in modes]
     if len(matches) == 1 and matches[0]:
         return "RGBA" if matches[0][1] in ("RGBA", "RGBa") else "RGB"
-    if any(";16" in mode for mode in modes):
-        raise ValueError(f"16-bit pixels stored as {', '.join(sorted(modes))}")
+    bits = 16 if any(";16" in mode for mode in modes) else 8
+    if image.mode in MODES:  # the modes of planes of a TIFF do not tell
+        bits = max((bits, *getattr(image, "tag_v2", {}).get(BITS, ())))
+    if bits > 8:
+        raise ValueError(f"{bits}-bit pixels stored as {', '.join(sorted(modes))}; convert it first")
     return None
 
 
@@ -160,13 +163,23 @@ def _shallow(image: Image.Image, icc: bytes) -> Pixels:
     mode = MODES[image.mode]
     if "transparency" in image.info:
         mode = WITH_ALPHA.get(mode, mode)
+    key = _scaled_key(image)
     image.load()
+    if key is not None:
+        image.info["transparency"] = key
     if image.mode == "CMYK" and icc:
         inks, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
         assert converted is not None
         return np.array(converted)
     return np.array(image.convert(mode))
+
+
+def _scaled_key(image: Image.Image) -> int | None:
+    """The transparent gray of 2 or 4 bits as a gray of 8, as which Pillow decodes the pixels; else None."""
+    key = image.info.get("transparency")
+    most = {"L;2": 3, "L;4": 15}.get(next(map(_raw_mode, getattr(image, "tile", [])), ""))
+    return (key & most) * 255 // most if most and isinstance(key, int) else None
 
 
 def _gray16(image: Image.Image) -> Pixels:

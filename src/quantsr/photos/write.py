@@ -80,9 +80,10 @@ def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = Non
     image = _fitting(photo.pixels, kind)
     height, width = image.shape[:2]
     old = photo.metadata
-    metadata = Metadata(
-        exif.for_result(old.exif, width, height), exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi
-    )
+    block = exif.for_result(old.exif, width, height)
+    if kind.name in ("AVIF", "TIFF") and not exif.can_be_rewritten(block):
+        block = b""  # damaged: the others keep it as bytes
+    metadata = Metadata(block, exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi)
     if kind.name == "TIFF":
         tiff.write(file, image, metadata)
     elif image.dtype == np.uint16 or (kind.name == "PNG" and large):

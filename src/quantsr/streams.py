@@ -1,0 +1,54 @@
+"""What the program tells, where the terminal or whoever reads it cannot take all of it."""
+
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Characters that the terminal's encoding lacks are told as escapes, rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Tells what is left, while a closed pipe can still be caught."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+@contextmanager
+def heard_or_not() -> Iterator[None]:
+    """Goes on where nobody reads any more what is told within."""
+    try:
+        yield
+    except BrokenPipeError:
+        if not silence_closed():
+            raise
+
+
+def silence_closed() -> bool:
+    """Whether a reader of stdout or stderr went away; what is told there from now on goes nowhere."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and _is_closed(stream):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            closed = True
+    return closed
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Asks the system, as a second write might not fail: without a buffer, nothing is left to be written."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError):  # Windows has no poll; a stream in memory is no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
