@@ -171,3 +171,18 @@ def test_readers_of_the_same_codes_agree_on_their_zero() -> None:
     program = replace(model.programs["full"], ops=(*before[:start], *block, *before[start:]))
     with pytest.raises(GraphError, match="zero: got 0"):
         check_program(program, model.tensors, model.info)
+
+
+def test_a_shared_tensor_counts_as_often_as_it_is_read():
+    weight, mul, bias = np.zeros(1024 * 1024 * 9 // 2, np.uint8), np.ones(1024, np.float32), np.zeros(1024, np.float32)
+    tensors = {"weight": weight, "mul": mul, "bias": bias, "offset": np.zeros(1024, np.float32)}
+    tensors |= {"wide": np.zeros((1024, 1, 1, 3), np.float32)}
+    ops, value = [Op("conv2d", ("image",), "head", {}, {"weight": "wide", "bias": "bias"})], "head"
+    sizes = {"in_channels": 1024, "out_channels": 1024, "kernel": 3, "weight_bits": 4, "act_bits": 4, "zero": 0}
+    for layer in range(15):
+        quantizer = Op("quantize", (value,), f"codes{layer}", {"inv": 1.0, "levels": 15}, {"offset": "offset"})
+        roles = {role: role for role in ("weight", "mul", "bias")}
+        value = f"out{layer}"
+        ops += [quantizer, Op("qconv2d", (quantizer.output,), value, sizes, roles)]
+    with pytest.raises(LimitError, match=r"values that ops read from tensors: got 70\d+, wanted at most 67108864"):
+        check_program(Program(tuple(ops), value), tensors, {"upscale": 2})

@@ -39,6 +39,9 @@ FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
 
 MAX_OPS = 2048  # per program; 32 residual blocks take about 200
 MAX_TENSORS = 8192
+MAX_READ = (
+    2**26
+)  # values that the ops of a program read from tensors, shared ones as often: an engine prepares each op's
 MAX_BLOCKS = 1024
 MAX_NAME = 128  # characters
 # 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: at 4 bits every accumulator is exact as int32 and as float32.
@@ -475,7 +478,12 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
                 raise GraphError.of(f"{_where(step.op)} zero", zero, "the one of the other readers of its codes")
     if period(program) > MAX_WINDOW:
         raise LimitError.of("common multiple of windows", period(program), f"at most {MAX_WINDOW}")
-    for name in dict.fromkeys(name for op in program.ops for name in op.tensors.values()):  # each once, if shared
+    read = [name for op in program.ops for name in op.tensors.values()]
+    if sum(tensors[name].size for name in read) > MAX_READ:
+        raise LimitError.of(
+            "values that ops read from tensors", sum(tensors[n].size for n in read), f"at most {MAX_READ}"
+        )
+    for name in dict.fromkeys(read):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])
     if values.get(program.output) != wanted:
