@@ -11,7 +11,16 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).parents[1]
 T_FLOAT = ["t-x4-float", "t-x4-float-2", "t-x4-float-3", "t-x4-float-4"]
 FAMILIES = {
-    "x4, 4 bits": ["x4-float", "x4-float-2", "x4-float-3", "x4-w4a4", "x4-w4a4-dqa", "x4-w4a4-dqa-3"],
+    "x4, 4 bits": [
+        "x4-float",
+        "x4-float-2",
+        "x4-float-3",
+        "x4-w4a4",
+        "x4-w4a4-dqa",
+        "x4-w4a4-dqa-3",
+        "x4-w4a4-dqa-4",
+        "x4-w4a4-dqa-6",
+    ],
     "x4, 2 bits": [
         "x4-float",
         "x4-float-2",
@@ -39,7 +48,7 @@ def main() -> None:
             start = draw(axis, stage, start, height=0.02 + 0.14 * (place % 3))
         axis.set(title=title, xlabel="step", ylabel="PSNR on held-out photographs, dB")
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="center")
+    axes[-1].legend(loc="center left")
     figure.savefig(ROOT / "docs/pictures/learning-curves.png", dpi=110)
 
 
