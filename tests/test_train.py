@@ -481,6 +481,21 @@ def test_a_run_may_end_earlier_than_it_has_come(make: Make) -> None:
     assert weights_of(shorter).state["step"] == 10
 
 
+def test_a_longer_schedule_that_dies_before_its_export_is_exported(make: Make) -> None:
+    train.run(make(W4A4))
+    longer = make(W4A4, {"optim": {"steps": 14}})
+
+    def dying(_: Trainer) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "export", dying)
+        train.run(longer, resume=True)
+    assert weights_of(longer).state["step"] == 12
+    train.run(longer, resume=True)
+    assert weights_of(longer).state["step"] == 14
+
+
 def test_resuming_nothing_starts_from_the_beginning(make: Make) -> None:
     one, two = (make(folder=name) for name in ("one", "two"))
     train.run(one)

@@ -10,6 +10,8 @@ from quantsr.config import TrainConfig
 from quantsr.models.rlfn import RLFN
 from quantsr.pickles import PickleRefused, load_tensors
 
+VIEWS = ((0, False), (1, True), (2, False), (3, True), (0, True), (1, False), (2, True), (3, False))  # turns, mirrored
+
 
 def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     """The run's teacher in eval mode, without gradients: `Averaged` over several views, `Reduced` to the upscale.
@@ -29,13 +31,11 @@ def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
-VIEWS = ((0, False), (1, True), (2, False), (3, True), (0, True), (1, False), (2, True), (3, False))  # turns, mirrored
-
-
 class Averaged(nn.Module):
     """The mean of what a network makes of the first `count` of eight turned and mirrored views of each image.
 
-    (N, 3, H, W) -> (N, 3, H*s, W*s), float32. The geometric self-ensemble of EDSR (Lim et al., CVPRW 2017, 1707.02921).
+    (N, 3, H, W) -> (N, 3, H*s, W*s), float32, RGB in [0, 1]. The geometric self-ensemble of EDSR (Lim et al., CVPRW
+    2017, 1707.02921).
     """
 
     def __init__(self, network: nn.Module, count: int) -> None:

@@ -94,7 +94,7 @@ class Trainer:
 
         A run that has ended stays as it is.
         """
-        if self.step >= self.config.optim.steps and (self.folder / WEIGHTS).exists():
+        if self.step >= self.config.optim.steps and self._exported():
             return
         deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
         log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
@@ -196,6 +196,13 @@ class Trainer:
             tensors = {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
             checkpoints.save(self.folder / WEIGHTS, Checkpoint(self.config, self._state(), tensors))
         self.workers.wait()
+
+    def _exported(self) -> bool:
+        """Whether the weights of this step are there, not those of a shorter schedule before."""
+        try:
+            return bool(checkpoints.load(self.folder / WEIGHTS).state["step"] == self.step)
+        except checkpoints.CheckpointError:
+            return False
 
     def resume(self) -> bool:
         """Continues from the newest checkpoint that can be read; False if the folder holds none.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
         raise Failure(f"--fast: got backend {args.backend}, wanted engine", USAGE)
     for depth in depths:
         with usage_errors(ValueError):
-            run = engine(packed, depth, args.threads, args.fast) if args.backend == "engine" else None
-        yield depth, packed.info["upscale"], run or BACKENDS[args.backend](packed, depth, args.threads)
+            make = partial(engine, fast=True) if args.fast else BACKENDS[args.backend]
+            run = make(packed, depth, args.threads)
+        yield depth, packed.info["upscale"], run
 
 
 def _packed(model: str) -> PackedModel:

@@ -479,10 +479,9 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
     if period(program) > MAX_WINDOW:
         raise LimitError.of("common multiple of windows", period(program), f"at most {MAX_WINDOW}")
     read = [name for op in program.ops for name in op.tensors.values()]
-    if sum(tensors[name].size for name in read) > MAX_READ:
-        raise LimitError.of(
-            "values that ops read from tensors", sum(tensors[n].size for n in read), f"at most {MAX_READ}"
-        )
+    amount = sum(tensors[name].size for name in read)
+    if amount > MAX_READ:
+        raise LimitError.of("values that ops read from tensors", amount, f"at most {MAX_READ}")
     for name in dict.fromkeys(read):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])
