@@ -289,12 +289,16 @@ def test_the_penalty_is_a_scalar_or_nothing(name: str) -> None:
 @METHODS
 def test_only_rlq_has_a_temperature(name: str) -> None:
     made = network(name)
-    set_temperature(made, 3.0)
-    found = {layer.act_quantizer.temperature for layer in quantized_layers(made).values()}
-    found |= {layer.weight_quantizer.temperature for layer in quantized_layers(made).values()}
-    assert found == ({3.0} if name == "rlq" else {None})
+    if name == "rlq":
+        set_temperature(made, 3.0)
+        layers = quantized_layers(made).values()
+        assert {q.temperature for layer in layers for q in (layer.act_quantizer, layer.weight_quantizer)} == {3.0}
+    else:
+        with pytest.raises(ValueError, match=r"got temperature 3\.0, wanted none"):
+            set_temperature(made, 3.0)
     with pytest.raises(ValueError, match="got temperature -1"):
         set_temperature(made, -1)
+
 
 
 OTHER = {

@@ -115,11 +115,17 @@ def penalty(model: nn.Module) -> Tensor | float:
 
 
 def set_temperature(model: nn.Module, temperature: float) -> None:
-    """Sets the temperature of all quantizers that have one. Raises ValueError if it is below 0."""
+    """Sets the temperature of all quantizers that have one; a float network has none to set.
+
+    Raises ValueError if it is below 0, or if the network is quantized and none of its quantizers has one.
+    """
     QuantConfig(temperature=temperature)  # for its check
-    for _, quantizer in _quantizers(model):
-        if quantizer.temperature is not None:
-            quantizer.temperature = temperature
+    quantizers = [quantizer for _, quantizer in _quantizers(model)]
+    staircases = [quantizer for quantizer in quantizers if quantizer.temperature is not None]
+    if quantizers and not staircases:
+        raise ValueError(f"got temperature {temperature}, wanted none: only RLQ has a backward staircase")
+    for quantizer in staircases:
+        quantizer.temperature = temperature
 
 
 def set_processes(model: nn.Module, count: int) -> None:
