@@ -300,7 +300,6 @@ def test_only_rlq_has_a_temperature(name: str) -> None:
         set_temperature(made, -1)
 
 
-
 OTHER = {
     "temperature": 2.0,
     "weight_granularity": "per_channel",
