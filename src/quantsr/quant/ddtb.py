@@ -12,8 +12,10 @@ Paper: Zhong et al., "Dynamic Dual Trainable Bounds for Ultra-low Precision Supe
 
 Differs from the paper: no gate. There, in some layers, a small 2-bit network looks at each image and multiplies the
 bounds by what it finds, so levels depend on the image; here they do not. Differs from the code: percentiles come from
-all calibration batches, not from the first batch; exact halves at the ends cannot add a level to the 2^b. Left out: the
-distance to a full-precision teacher in the loss.
+all calibration batches through the float network, not from the first batch, and at every number of bits, where the code
+takes them at 2 bits alone and starts at -10 and 10 otherwise; exact halves at the ends cannot add a level to the 2^b.
+Left out: the distance to a full-precision teacher in the loss. The code's bounds learn at a hundred times the rate of
+the weights, with images on 0..255, so in units of [0, 1] at 0.4 times.
 """
 
 import torch

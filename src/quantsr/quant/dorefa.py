@@ -3,10 +3,12 @@
 Paper: Zhou et al., "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth Gradients", 2016
 (arXiv 1606.06160). With Q_k(r) = round((2^b - 1) * r) / (2^b - 1) for r in [0, 1], straight-through:
 
-    weight     t = tanh(w),  w_hat = 2 * Q_k(t / (2 * max|t|) + 1/2) - 1,   max|t| held constant
+    weight     t = tanh(w),  w_hat = 2 * Q_k(t / (2 * max|t|) + 1/2) - 1
     input      a_hat = Q_k(clip(a, 0, 1))
 
 Nothing of it is learned. Differs from the paper, which is about classification with batch norm:
+- gradients are not quantized.
+- max|t| is held constant; in tensorpack's code, `examples/DoReFa-Net/dorefa.py`, the gradient passes through it.
 - w_hat times max|w| (held constant): otherwise the weights of a pretrained network would change their size.
 - inputs are clipped to bound, the largest |x| of calibration, not to 1: a_hat = bound * Q_k(clip(a / bound, 0, 1)).
 - a signed input is clipped to -bound .. bound: a_hat = bound * (2 * Q_k(clip(a / (2 * bound) + 1/2, 0, 1)) - 1).

@@ -7,8 +7,8 @@ Paper: Esser et al., "Learned Step Size Quantization", ICLR 2020 (arXiv 1902.081
                d x_hat / d s = round(v) - v inside, qmin or qmax outside, times g = 1 / sqrt(numel * qmax)
 
 That is RLQ without temperature and without shift, and so it is built. First step: 2 * mean|x| / sqrt(qmax).
-Differs from the paper: first activation steps come from calibration over several batches, not from the first batch;
-numel counts the batch, as in RLQ (the paper counts the features of one image).
+Differs from the paper: first activation steps come from calibration over several batches through the float network, not
+from the first batch; numel counts the batch, as in RLQ (the paper counts the features of one image).
 """
 
 from quantsr.quant.config import QuantConfig

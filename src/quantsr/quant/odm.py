@@ -14,8 +14,10 @@ Unknown or left out. In the paper each step weighs the gradient of the mismatch 
 and the gradient of the reconstruction loss; `penalty` is only the mismatch itself, which the paper's ablation calls
 naive and finds worse than none. Whether q(x) is held constant in the mismatch is not reported; here it is, so features
 are drawn to their nearest level. Several processes take the mean of the mismatches of their shares of a batch. Bounds
-and gamma learn at ten times the rate of the weights there: set optim.quantizer_rate. Percentiles are of all calibration
-batches together, not a mean over batches.
+and gamma learn at ten times the rate of the weights there: set optim.quantizer_rate (bounds of images on 0..255, if
+those are its units, are 255 times ours). Here the mismatch also reaches gamma and the bounds of earlier layers; there
+gamma is said to follow the reconstruction alone. Percentiles are of all calibration batches together, not a mean over
+batches.
 
 Zero is no level, neither of weights nor, in general, of inputs, so there are no codes in the packed format.
 """

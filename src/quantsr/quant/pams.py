@@ -7,9 +7,11 @@ colorjam/PAMS, `model/quant_ops.py`. With n = 2^(b-1) - 1, so 2^b - 1 levels, si
                d x_hat / d x = 1 inside, 0 outside;  d x_hat / d bound = (x_hat - x) / bound inside, -1 or 1 outside
     weight     w_hat = (m / n) * round(w * n / m),  m = max|w| held constant;  d w_hat / d w = 1
 
-Differs from the code: bound starts at the mean over the calibration images of max|x|, where the code keeps a running
-mean over the first epoch, quantizing meanwhile. Not of the quantizer and left out: the distance to the attention maps
-of a full-precision teacher (weight 1000 in the loss). The places where PAMS quantizes are the placement "pams".
+Differs from the code: bound starts at the mean over the calibration images of max|x|, where the code takes that of the
+last batch of the first epoch (the running mean that it means to keep needs more than one epoch, and one is its
+default). Its bounds learn at a hundred times the rate of the weights, with images on 0..255, so in units of [0, 1] at
+0.4 times. Not of the quantizer and left out: the distance to the attention maps of a full-precision teacher (weight
+1000 in the loss). The places where PAMS quantizes are the placement "pams".
 """
 
 import torch

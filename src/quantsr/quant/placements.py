@@ -1,8 +1,9 @@
 """Which tensors of a network are quantized. Papers differ in this, so every place has a name that reports print.
 
-"pams" is the block of colorjam/PAMS, `model/edsr.py`; zysxmu/DDTB, `model/edsr.py`, has the same. "cadyq" is that of
-Cheeun/CADyQ, `model/edsr_cadyq.py` (Hong et al., "CADyQ: Content-Aware Dynamic Quantization for Image
-Super-Resolution", ECCV 2022), without its choice of bits per image. In Cheeun/DAQ-pytorch, `src/model/common.py` and
+"pams" is the block of colorjam/PAMS, `model/edsr.py`; zysxmu/DDTB, `model/edsr.py`, has the same, while its SRResNet is
+as "body". "cadyq" is that of Cheeun/CADyQ, `model/edsr_cadyq.py` (Hong et al., "CADyQ: Content-Aware Dynamic
+Quantization for Image Super-Resolution", ECCV 2022), without its choice of bits per image: weights and the branch's
+output, 8 bits there, have the bits of the rest. In Cheeun/DAQ-pytorch, `src/model/common.py` and
 `src/model/edsr.py`, both convolutions of a block have quantized weights and inputs and the shortcut is float: that is
 "body" under another name. In all of them head, after-body convolution and upsampler stay float.
 

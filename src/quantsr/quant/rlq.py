@@ -10,7 +10,9 @@ With u = (x + shift) / scale (weights: no shift), v = clamp(u, qmin, qmax):
 phi' is the slope of a smooth staircase with temperature T (`ste.staircase_slope`), g = 1 / sqrt(numel * qmax) the
 gradient scale of LSQ (Esser et al., ICLR 2020), numel the values that share the step, counting the batch. T = 0 without
 shift is LSQ.
-Differs from the released code: signedness comes from calibration over several batches, not from the first batch.
+Differs from the released code: signedness and first activation steps come from calibration over several batches through
+the float network, not from the first batch through the quantized one. Steps and shifts learn at the rate of the weights
+there; see optim.quantizer_rate and optim.shift_rate.
 Options beyond it: a step per output channel of a weight, one shift per tensor for inputs and for weights, first steps
 from a percentile, first steps and shifts of the least squared error (`least_error`), and a mid-rise grid of weights:
 with v = clamp(w / scale - 1/2, qmin, qmax)
