@@ -14,9 +14,12 @@ from PIL import Image
 
 import quantsr
 from quantsr import images, zoo
+from quantsr.backends import of_network
 from quantsr.cli import main
 from quantsr.commands.common import MAX_THREADS, NONE_DONE, size_in_bytes, threads
+from quantsr.data import benchmarks
 from quantsr.engine import Engine
+from quantsr.evaluate import evaluate
 from quantsr.packing import write
 
 
@@ -310,6 +313,30 @@ def test_evaluate_writes_its_table_as_json(model: Path, tmp_path: Path, backend:
     assert [row["depth"] for row in rows] == ["full", "half", "quarter"]
     assert set(rows[0]) == {"model", "set", "scale", "depth", "backend", "fast", "psnr", "ssim", "images"}
     assert rows[0]["scale"] == 4 and rows[0]["images"] == 5 and 0 < rows[0]["psnr"] < 60
+
+
+def test_torch_evaluates_what_cannot_be_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from quantsr import checkpoint
+    from quantsr.config import ModelConfig, TrainConfig
+    from quantsr.quant import QuantConfig, calibrate, quantize
+
+    make_set5(tmp_path)
+    config = TrainConfig(ModelConfig(channels=4, blocks=2), QuantConfig(quantizer="daq"))
+    network = checkpoint.build(config.model)
+    quantize(network, config.quant)
+    calibrate(network, [torch.rand(1, 3, 9, 9)])
+    tensors = {f"ema.{name}": tensor for name, tensor in network.state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save(path, checkpoint.Checkpoint(config, {"ranking": [0, 1]}, tensors))
+    command = ["evaluate", "-n", str(path), "--data", str(tmp_path), "--set", "Set5"]
+    assert main(command) == 2
+    assert "runs in torch only: --backend torch scores it" in capsys.readouterr().err
+    out = tmp_path / "result.json"
+    assert main([*command, "--backend", "torch", "--threads", "1", "--json", str(out)]) == 0
+    wanted = evaluate(of_network(network.eval(), "full"), benchmarks.pairs(tmp_path, "Set5", 4), 4)
+    assert json.loads(out.read_text())["results"][0]["psnr"] == wanted.psnr
 
 
 def test_an_output_inside_a_file_is_wrong_usage(

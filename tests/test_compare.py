@@ -1,11 +1,12 @@
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from quantsr import recipe
+from quantsr import images, recipe
 from quantsr.cli import main
 from quantsr.compare import report
 from quantsr.compare.variants import stages_of, variants
@@ -75,6 +76,21 @@ def test_variants_share_what_is_equal(file: Path, tmp_path: Path) -> None:
     assert changed[1].run.folder != one[1].run.folder  # a stage is also what it starts from
 
 
+@pytest.mark.parametrize("setting", ["run.init", "teacher.weights"])
+def test_other_weights_or_photographs_are_another_stage(file: Path, tmp_path: Path, photos: Path, setting: str) -> None:
+    (variant,) = variants([str(file)], [])
+    weights, own = tmp_path / "weights.safetensors", tmp_path / "own"
+    shutil.copytree(photos, own)
+    settings = [f"stages.float.{setting}={weights}", f"data.photos={own}"]
+    folders = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        folders.append(stages_of(variant, settings, 0, tmp_path)[0].run.folder)
+    assert folders[0] == folders[2] != folders[1]
+    next(own.iterdir()).unlink()
+    assert stages_of(variant, settings, 0, tmp_path)[0].run.folder != folders[0]
+
+
 def test_a_comparison_goes_from_recipes_to_a_table(
     file: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,9 +117,18 @@ def test_a_comparison_goes_from_recipes_to_a_table(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")} == before  # nothing again
     for path in out.rglob("scores.json"):
         known = json.loads(path.read_text())
-        path.write_text(json.dumps({depth: scores | {"Set14": scores["Set5"]} for depth, scores in known.items()}))
+        more = {depth: scores | {"Set14 0": next(iter(scores.values()))} for depth, scores in known.items()}
+        path.write_text(json.dumps(more))
         break  # one network was scored on more before
     assert main(command) == 0 and "Set14 |" not in (out / "compare.md").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(data_folder / "benchmarks" / "Set5", other / "Set5")
+    darker = next((other / "Set5" / "HR").iterdir())
+    images.write(darker, images.read(darker) // 2)
+    command[command.index("--data") + 1] = str(other)
+    assert main(command) == 0  # other pictures, other scores
+    again = json.loads((out / "compare.json").read_text())["rows"]
+    assert all(a["runs"][0]["scores"] != b["runs"][0]["scores"] for a, b in zip(rows, again, strict=True))
 
 
 def test_a_bad_axis_is_a_usage_error(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

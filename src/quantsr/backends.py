@@ -28,18 +28,17 @@ def reference(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
 
 def torch(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
     """The fake-quantized PyTorch network, float32."""
-    import torch
-
     from quantsr.packing.lift import lift
+
+    return of_network(lift(packed), depth, threads)
+
+
+def of_network(network: Any, depth: str, threads: int | None = None) -> Upscaler:
+    """A PyTorch network of `quantsr.models` in eval mode, quantized or not, as it is."""
+    import torch
 
     if threads:
         torch.set_num_threads(threads)
-    return of_network(lift(packed), depth)
-
-
-def of_network(network: Any, depth: str) -> Upscaler:
-    """A PyTorch network of `quantsr.models` in eval mode, quantized or not, as it is."""
-    import torch
 
     @torch.no_grad()
     def upscale(image: UInt8) -> UInt8:

@@ -55,6 +55,12 @@ def require_folder(folder: Path) -> Path:
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))  # the working folder is gone
 
 
+def listing(folder: Path) -> list[tuple[str, int]]:
+    """Name below the folder and bytes of every file in it, however deep: tells two states of a data folder apart."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted((str(path.relative_to(folder)), path.stat().st_size) for path in files)
+
+
 def name_beside(path: Path) -> Path:
     """A new name in the same folder for a temporary file."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length

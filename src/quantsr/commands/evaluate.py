@@ -1,6 +1,7 @@
 """Score a model on benchmark sets: PSNR and SSIM on Y by the papers' protocol.
 
-MODEL is a bundled model's name, a packed file, a training checkpoint, or bicubic-x2, bicubic-x3, bicubic-x4.
+MODEL is a bundled model's name, a packed file, a training checkpoint, or bicubic-x2, bicubic-x3, bicubic-x4. A
+checkpoint is packed in memory first; --backend torch runs its network as it is, so what cannot be packed too.
 --zoo scores all bundled models at all depths instead and compares with the stored scores; the exit code is 1 if a file
 is not the recorded one or a PSNR differs by more than 0.01 dB.
 """
@@ -9,19 +10,19 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quantsr import images, zoo
-from quantsr.backends import BACKENDS, engine
+from quantsr.backends import BACKENDS, engine, of_network
 from quantsr.commands.common import USAGE, Failure, add_threads, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
 from quantsr.packing.file import NotAModelError
-from quantsr.packing.ops import DEPTHS, PackedModel, PackedModelError
+from quantsr.packing.ops import DEPTHS, PackedModelError
 
 SETS = ["Set5", "Set14", "B100"]
 TOLERANCE = 0.01  # dB
@@ -109,26 +110,36 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
         scale = BICUBIC[model]
         yield "full", scale, lambda lr: images.bicubic(lr, scale)
         return
-    packed = _packed(model)
-    depths = list(packed.programs) if wanted == "all" else [wanted]
-    if missing := sorted(set(depths) - set(packed.programs)):
-        raise Failure(f"{model} has no depth {missing[0]!r}, only {', '.join(packed.programs)}", USAGE)
     if args.fast and args.backend != "engine":
         raise Failure(f"--fast: got backend {args.backend}, wanted engine", USAGE)
+    known, scale, make = _opened(args, model)
+    depths = known if wanted == "all" else [wanted]
+    if missing := sorted(set(depths) - set(known)):
+        raise Failure(f"{model} has no depth {missing[0]!r}, only {', '.join(known)}", USAGE)
     for depth in depths:
         with usage_errors(ValueError):
-            make = partial(engine, fast=True) if args.fast else BACKENDS[args.backend]
-            run = make(packed, depth, args.threads)
-        yield depth, packed.info["upscale"], run
+            run = make(depth)
+        yield depth, scale, run
 
 
-def _packed(model: str) -> PackedModel:
+def _opened(args: argparse.Namespace, model: str) -> tuple[Sequence[str], int, Callable[[str], Upscaler]]:
+    """A model's depths, its scale, and what makes an upscaler of a depth."""
     try:
-        return zoo.load_packed(model)
+        packed = zoo.load_packed(model)
     except NotAModelError as not_packed:
         try:
-            from quantsr.export import pack_checkpoint
+            from quantsr import checkpoint, export
+            from quantsr.quant import NotPackable
         except ImportError:
             raise not_packed from None
         with usage_errors(ValueError):
-            return pack_checkpoint(Path(model), name=Path(model).stem)
+            if args.backend == "torch":
+                network, found = checkpoint.load_network(Path(model))
+                run = partial(of_network, network, threads=args.threads)
+                return found.config.run.depths, found.config.model.upscale, run
+            try:
+                packed = export.pack_checkpoint(Path(model), name=Path(model).stem)
+            except NotPackable as why:
+                raise Failure(f"{why}: --backend torch scores it", USAGE) from why
+    backend = partial(engine, fast=True) if args.fast else BACKENDS[args.backend]
+    return list(packed.programs), packed.info["upscale"], lambda depth: backend(packed, depth, args.threads)

@@ -1,5 +1,6 @@
 """What a trained network is worth and what it costs."""
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from quantsr import backends, checkpoint, images, recipe
 from quantsr.data import benchmarks
 from quantsr.engine import Engine
 from quantsr.evaluate import evaluate
-from quantsr.files import write_atomically
+from quantsr.files import listing, write_atomically
 from quantsr.packing.cost import cost
 from quantsr.packing.file import dumps
 from quantsr.packing.lower import lower
@@ -30,19 +31,24 @@ SIDE, ROUNDS = 128, 15  # pixels and turns of the timing
 def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
     """PSNR in dB and SSIM of a stage's weights at each of its depths, in PyTorch, as not every method can be packed.
 
-    Kept in the folder: weights never change.
+    Kept in the folder, where weights never change, with names and sizes of the pictures.
     """
     kept = folder / "scores.json"
     known: Scores = json.loads(kept.read_text()) if kept.exists() else {}
     network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
-    scale = found.config.model.upscale
-    for depth in found.config.run.depths:
-        for name in sets:
-            if name not in known.setdefault(depth, {}):
+    scale, depths = found.config.model.upscale, found.config.run.depths
+    keys = {name: f"{name} {_digest(data / name)}" for name in sets}
+    for depth in depths:
+        for name, key in keys.items():
+            if key not in known.setdefault(depth, {}):
                 score = evaluate(backends.of_network(network, depth), benchmarks.pairs(data, name, scale), scale)
-                known[depth][name] = {"psnr": score.psnr, "ssim": score.ssim}
+                known[depth][key] = {"psnr": score.psnr, "ssim": score.ssim}
     write_atomically(kept, json.dumps(known, indent=1).encode())
-    return {depth: {name: known[depth][name] for name in sets} for depth in found.config.run.depths}
+    return {depth: {name: known[depth][key] for name, key in keys.items()} for depth in depths}
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(json.dumps(listing(folder)).encode()).hexdigest()[:12]
 
 
 def pack(folder: Path) -> PackedModel | str:

@@ -1,19 +1,21 @@
 """Which networks a comparison is made of, and their training.
 
-Every stage lives in a folder named by a digest of all that decides its result, so that variants share the stages that
-they have in common, a comparison goes on where it stopped, and nothing is ever taken for something else.
+Every stage lives in a folder named by a digest of its settings, its photographs and the weights that it reads, so that
+variants share the stages that they have in common, a comparison goes on where it stopped, and no stage is taken for
+another. The code is not in it: who changes a quantizer compares in a new folder.
 """
 
 import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantsr import recipe, train
 from quantsr.config import ConfigError, TrainConfig
+from quantsr.files import listing
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def stages_of(variant: Variant, overrides: Sequence[str], seed: int, folder: Pat
     moved: dict[str, str] = {}  # weights of earlier stages: where the recipe puts them -> where they are
     for config in stages.values():
         config = _moved(config, moved)
-        home = folder / digest(config)
+        home = folder / digest(config, moved.values())
         moved[str(Path(config.run.folder) / recipe.WEIGHTS)] = str(home / recipe.WEIGHTS)
         placed.append(dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(home))))
     return placed
@@ -67,11 +69,16 @@ def _moved(config: TrainConfig, moved: dict[str, str]) -> TrainConfig:
     return dataclasses.replace(config, run=run, teacher=dataclasses.replace(config.teacher, weights=weights))
 
 
-def digest(config: TrainConfig) -> str:
-    """Twelve hexadecimal digits of everything in a stage but its folder; its start is there by its own digest."""
+def digest(config: TrainConfig, stages: Container[str] = ()) -> str:
+    """Twelve hexadecimal digits of all settings of a stage but its folder, of the names and sizes of its photographs,
+    and of the bytes of start and teacher; those in `stages`, weights of other stages, are in their own digests.
+    """
     tables = config.to_dict()
     del tables["run"]["folder"]
-    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:12]
+    read = (Path(path) for path in (config.run.init, config.teacher.weights) if path and path not in stages)
+    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in read if path.is_file()]
+    found = [tables, listing(Path(config.data.photos)), weights]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def trained(stages: Sequence[TrainConfig]) -> list[Path]:
