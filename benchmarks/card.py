@@ -61,8 +61,8 @@ def card(name: str, facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 # {name}
 
 {kind.name}, x{facts["upscale"]}: {facts["channels"]} channels, {facts["upsampler"]} upsampler. {kind.quantized}
-have {facts["weight_bits"]}-bit weights and {facts["act_bits"]}-bit activations ({facts["quantizer"]}: one step per
-layer, one shift per input channel). {kind.plain} are float32.
+have {facts["weight_bits"]}-bit weights and {facts["act_bits"]}-bit activations
+({facts["quantizer"]}, one shift per input channel). {kind.plain} are float32.
 Depths: {depths}. {facts["parameters"]:,} weights and biases in {facts["packed_bytes"]:,} bytes.
 
 SHA-256 of the file: `{digest}`
@@ -83,8 +83,9 @@ PSNR in dB / SSIM on Y, {facts["upscale"]} pixels cropped.
 {stages(facts["training"]["stages"])}
 
 Loss: L1 to the photograph and, where a teacher is named, to the teacher's output, each half of the loss where nothing
-else is told; for x2 and x3 the teacher's output is shrunk by the bicubic of the benchmarks (RLFN x4, Kong et al.,
-CVPRW 2022, MIT licence, whose authors trained it on DIV2K-family pictures; a checkpoint is a network of this project).
+else is told. RLFN x4 (Kong et al., CVPRW 2022, MIT licence) was trained by its authors on DIV2K-family pictures; for x2
+and x3 its output is shrunk by the bicubic of the benchmarks. A checkpoint is a network of this project. The recipes
+(recipes/ in the repository) tell the rest, such as the sizes at which photographs train beside their own.
 Cosine decay, bf16 autocast where the machine gains by it, averaged weights. Machines: two shared cores of an Intel Xeon
 or AMD EPYC, no GPU.
 

@@ -812,7 +812,7 @@ def test_a_teacher_alone_says_what_unpaired_photographs_become(make: Make) -> No
     torch.testing.assert_close(trainer.loss(lr, hr), torch.stack(distances).mean())
     train.run(config)
     state = weights_of(config).state
-    told = "checkpoint: weights.safetensors, 1 of the loss, mean over 2 views"
+    told = f"checkpoint: {folder_of(teacher).name}, 1 of the loss, mean over 2 views"
     assert state["step"] == 12 and state["history"][-1]["teacher"] == told
 
 

@@ -285,8 +285,10 @@ def _summary(config: TrainConfig) -> dict[str, Any]:
 
 
 def _teacher(teacher: TeacherConfig) -> str:
+    path = Path(teacher.weights)
+    run = path.parent.name if path.name == WEIGHTS else ""  # whose weights they are tells more
     views = f", mean over {teacher.views} views" if teacher.views > 1 else ""
-    return f"{teacher.kind}: {Path(teacher.weights).name}, {teacher.weight:g} of the loss{views}"
+    return f"{teacher.kind}: {run or path.name}, {teacher.weight:g} of the loss{views}"
 
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
