@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 import shutil
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantsr import images, recipe
+from quantsr import distributed, images, recipe
 from quantsr.cli import main
 from quantsr.compare import report
 from quantsr.compare.variants import stages_of, variants
@@ -149,6 +150,26 @@ def test_an_extra_that_is_missing_is_named(
 def run_of(set14: float, b100: float) -> dict[str, object]:
     scores = {"full": {"Set14": {"psnr": set14, "ssim": 0.7}, "B100": {"psnr": b100, "ssim": 0.6}}}
     return {"seed": 0, "scores": scores, "curve": []}
+
+
+def test_a_process_that_failed_does_not_wait_for_the_others(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(distributed, "leave", lambda: left.append(True))
+    assert main(["train", str(file), "--stage", "float", "--with", "data.batch=0"]) == 2 and not left
+    assert main(["train", str(file), "--stage", "float"]) == 0 and left
+
+
+def test_the_speed_of_training_is_measured(file: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[1] / "benchmarks/train_speed.py"
+    spec = importlib.util.spec_from_file_location("train_speed", path)
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "ROUNDS", 1)
+    file.write_text(file.read_text() + "[stages.quantized]\n")
+    result = script.measured(str(photos), str(file), ["run.compile=false"])
+    assert result["steps_per_second"]["ours"] > 0 and result["ratio"] > 0
 
 
 def test_the_table_ranks_by_the_mean_of_the_decisive_sets() -> None:

@@ -237,6 +237,37 @@ def test_temperatures_take_equal_shares_of_the_run(make: Make, monkeypatch: pyte
     assert seen == [{1.0}] * 3 + [{2.0}] * 2 + [{4.0}] * 2
 
 
+def test_a_device_that_is_not_there_is_told_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make({"run": {"device": "cuda"}})
+    with pytest.raises(configs.ConfigError, match=r"run\.device: got 'cuda', wanted 'cpu'"):
+        train.run(config)
+    assert not folder_of(config).exists()
+
+
+def test_blocks_are_compiled_anew_wherever_quantizers_stand(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    for placement in ("body", "pams"):
+        compiled.append(nn.Identity())
+        monkeypatch.setattr(torch.compiler, "reset", compiled.clear)
+        trainer = Trainer(make(W4A4, {"quant": {"placement": placement}, "run": {"compile": True}}))
+        assert compiled == list(trainer.network.body)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_steps_of_a_cpu(make: Make) -> None:
+    ends = []
+    for device in ("cpu", "cuda"):
+        run = {"device": device, "bf16": False, "compile": device == "cuda"}
+        config = make(DQA, {"optim": {"steps": 3}, "run": run}, folder=device)
+        train.run(config, minutes=0)
+        trainer = train.run(config, resume=True)
+        ends.append({name: tensor.cpu() for name, tensor in trainer.network.named_parameters()})
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=2e-3, msg=name)
+
+
 def test_gradients_are_clipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     norms = []
     for clip in (0.0, 1e-3):

@@ -75,7 +75,7 @@ def join(device: str) -> Workers:
 
 
 def leave() -> None:
-    """To be called when all is done."""
+    """To be called when all is done, by all."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

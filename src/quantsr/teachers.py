@@ -60,6 +60,7 @@ class Reduced(nn.Module):
     def __init__(self, network: nn.Module, upscale: int) -> None:
         super().__init__()
         self.network, self.upscale = network, upscale
+        self._matrices: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @property
     def trunk(self) -> nn.Module:
@@ -70,11 +71,17 @@ class Reduced(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         large = self.network(lr).float()
         rows, columns = (
-            torch.from_numpy(images.resize_matrix(old, side * self.upscale)).to(large)
+            self._matrix(old, side * self.upscale, large)
             for old, side in zip(large.shape[2:], lr.shape[2:], strict=True)
         )
         with torch.autocast(large.device.type, enabled=False):
             return rows @ large @ columns.T
+
+    def _matrix(self, old: int, new: int, like: Tensor) -> Tensor:
+        key = old, new, like.device
+        if key not in self._matrices:
+            self._matrices[key] = torch.from_numpy(images.resize_matrix(old, new)).to(like)
+        return self._matrices[key]
 
 
 def _rlfn(path: Path) -> RLFN:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from quantsr import checkpoint as checkpoints
 from quantsr import distributed, growth, images, metrics
 from quantsr.checkpoint import Checkpoint
-from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
+from quantsr.config import ConfigError, OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
 from quantsr.distributed import Workers
 from quantsr.losses import Objective, trained_depths
@@ -33,6 +33,7 @@ from quantsr.models.depth import rank_by
 from quantsr.optimizers import Optimizer
 from quantsr.progress import RunLog, Silent
 from quantsr.quant import (
+    QuantBlock,
     QuantConfig,
     calibrate,
     keep_valid,
@@ -81,12 +82,14 @@ class Trainer:
         workers.agree(self.network)
         set_processes(self.network, workers.count)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self._averages = _floats(self.averaged), _floats(self.network)
         self.optimizer = Optimizer(self.network, config.optim)
         teacher = load_teacher(config, self.device) if config.teacher.weights else None
         self.loss = Objective(config, self.network, teacher)
         if run.compile:
+            torch.compiler.reset()  # what an earlier run compiled counts towards a limit, after which nothing is
             for module in self.network.modules():
-                if isinstance(module, ALIKE):
+                if isinstance(module, (*ALIKE, QuantBlock)):
                     module.compile()
 
     def train(self, minutes: float | None = None) -> None:
@@ -168,9 +171,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         decay = min(decay, (self.step + 1) / (self.step + 10))  # the first steps must not dilute the average
-        new, old = self.network.state_dict(), self.averaged.state_dict()
-        floats = [name for name, tensor in old.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([old[n] for n in floats], [new[n] for n in floats], 1 - decay)
+        old, new = self._averages
+        torch._foreach_lerp_(old, new, 1 - decay)
 
     def validate(self) -> dict[str, float]:
         """Mean PSNR-Y in dB of the averaged network on the held-out photographs, for each depth of the run."""
@@ -253,6 +255,10 @@ class Trainer:
         for network in (self.network, self.averaged):
             network.set_ranking(found.state["ranking"])
         self.optimizer.restore(found.part("optim"))
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
 def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
@@ -365,14 +371,19 @@ class _prefetched:
     """Iterator over a trainer's batches that cuts the next one while this one trains."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._draw = lambda step: trainer.sampler(step, trainer.workers.share)
-        self._first = trainer.step
+        self._trainer, self._first = trainer, trainer.step
         self._pool = ThreadPoolExecutor(1)
 
-    def __enter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __enter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         return self._batches()
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _draw(self, step: int) -> tuple[Tensor, Tensor | None]:
+        lr, hr = self._trainer.sampler(step, self._trainer.workers.share)
+        if self._trainer.device.type == "cuda":  # only from pinned memory do they travel while the last step computes
+            return lr.pin_memory(), None if hr is None else hr.pin_memory()
+        return lr, hr
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         step, coming = self._first, self._pool.submit(self._draw, self._first)
         while True:
             batch, step = coming.result(), step + 1
@@ -413,8 +424,10 @@ def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
 def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = False) -> Trainer:
     """Trains as configured; the folder afterwards holds log, checkpoints and, once done, `weights.safetensors`.
 
-    Raises FileExistsError if the folder already holds a run and `resume` is False.
+    Raises FileExistsError if the folder already holds a run and `resume` is False, ConfigError without its device.
     """
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: got 'cuda', wanted 'cpu': this torch sees no GPU here")
     folder = Path(config.run.folder)
     if not resume and checkpoints.saved_steps(folder):
         raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")

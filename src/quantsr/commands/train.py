@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise Failure(error, USAGE) from error
     except train.TrainingDiverged as error:
         raise Failure(error, 1) from error
-    finally:
-        distributed.leave()
+    distributed.leave()  # not after an error: it waits for processes that wait for this one
     return 0
 
 
