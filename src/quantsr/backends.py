@@ -34,7 +34,10 @@ def torch(packed: PackedModel, depth: str, threads: int | None) -> Upscaler:
 
 
 def of_network(network: Any, depth: str, threads: int | None = None) -> Upscaler:
-    """A PyTorch network of `quantsr.models` in eval mode, quantized or not, as it is."""
+    """A PyTorch network of `quantsr.models` in eval mode, quantized or not, as it is.
+
+    threads: of torch in this process; None leaves them as they are.
+    """
     import torch
 
     if threads:

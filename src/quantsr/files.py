@@ -56,7 +56,10 @@ def require_folder(folder: Path) -> Path:
 
 
 def listing(folder: Path) -> list[tuple[str, int]]:
-    """Name below the folder and bytes of every file in it, however deep: tells two states of a data folder apart."""
+    """Name below the folder and bytes of every file in it, however deep: tells two states of a data folder apart.
+
+    Nothing for a folder that is not there.
+    """
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted((str(path.relative_to(folder)), path.stat().st_size) for path in files)
 

@@ -59,7 +59,7 @@ class Objective:
     def _taught(self, lr: Tensor) -> Tensor | None:
         if self.teacher is None:
             return None
-        taught: Tensor = self.teacher(lr).float()  # not by autocast: bfloat16 moves RLFN by half a level of 255
+        taught: Tensor = self.teacher(lr).float()  # no autocast: RLFN works on 0..255, where bfloat16 has steps of 1
         return taught
 
     def _distance(self) -> Tensor:

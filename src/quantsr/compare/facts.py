@@ -1,6 +1,5 @@
 """What a trained network is worth and what it costs."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from quantsr import backends, checkpoint, images, recipe
+from quantsr.compare.variants import short_digest
 from quantsr.data import benchmarks
 from quantsr.engine import Engine
 from quantsr.evaluate import evaluate
@@ -37,7 +37,7 @@ def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
     known: Scores = json.loads(kept.read_text()) if kept.exists() else {}
     network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
     scale, depths = found.config.model.upscale, found.config.run.depths
-    keys = {name: f"{name} {_digest(data / name)}" for name in sets}
+    keys = {name: f"{name} {short_digest(listing(data / name))}" for name in sets}
     for depth in depths:
         for name, key in keys.items():
             if key not in known.setdefault(depth, {}):
@@ -45,10 +45,6 @@ def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
                 known[depth][key] = {"psnr": score.psnr, "ssim": score.ssim}
     write_atomically(kept, json.dumps(known, indent=1).encode())
     return {depth: {name: known[depth][key] for name, key in keys.items()} for depth in depths}
-
-
-def _digest(folder: Path) -> str:
-    return hashlib.sha256(json.dumps(listing(folder)).encode()).hexdigest()[:12]
 
 
 def pack(folder: Path) -> PackedModel | str:

@@ -77,8 +77,12 @@ def digest(config: TrainConfig, stages: Container[str] = ()) -> str:
     del tables["run"]["folder"]
     read = (Path(path) for path in (config.run.init, config.teacher.weights) if path and path not in stages)
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in read if path.is_file()]
-    found = [tables, listing(Path(config.data.photos)), weights]
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
+    return short_digest([tables, listing(Path(config.data.photos)), weights])
+
+
+def short_digest(value: object) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def trained(stages: Sequence[TrainConfig]) -> list[Path]:
