@@ -4,12 +4,13 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quantsr import distributed, images, recipe
 from quantsr.cli import main
-from quantsr.compare import report
+from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
 from quantsr.config import ConfigError
 
@@ -42,6 +43,15 @@ seed = 5
 [stages.dqa.run]
 depths = ["full", "half"]
 """
+
+
+def loaded(name: str) -> Any:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"benchmarks/{name}.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 @pytest.fixture
@@ -92,6 +102,30 @@ def test_other_weights_or_photographs_are_another_stage(file: Path, tmp_path: Pa
     assert stages_of(variant, settings, 0, tmp_path)[0].run.folder != folders[0]
 
 
+def test_what_training_does_not_read_is_no_other_stage(file: Path, tmp_path: Path, photos: Path) -> None:
+    (variant,) = variants([str(file)], [])
+    before = stages_of(variant, [], 0, tmp_path)
+    for name in (".DS_Store", "licence.txt", "cache/0.png", "raw/8.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"any")
+    assert stages_of(variant, [], 0, tmp_path) == before
+    (photos / "8.JPG").write_bytes(b"any")  # not readable, yet it counts when photographs are held out
+    assert stages_of(variant, [], 0, tmp_path) != before
+
+
+def test_what_scoring_does_not_read_is_no_other_set(tmp_path: Path) -> None:
+    for name in ("HR/a.png", "LR_bicubic/X2/ax2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"any")
+    before = facts.pictures(tmp_path, 2)
+    for name in ("HR/Thumbs.db", "LR_bicubic/X4/ax4.png", "readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"any")
+    assert facts.pictures(tmp_path, 2) == before
+    (tmp_path / "LR_bicubic/X2/ax2.png").write_bytes(b"other")
+    assert facts.pictures(tmp_path, 2) != before
+
+
 def test_a_comparison_goes_from_recipes_to_a_table(
     file: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +146,17 @@ def test_a_comparison_goes_from_recipes_to_a_table(
     assert len(rlq["code_use"]["weights"]["entropy"]) == 4
     assert all(0 <= bits <= 2 for bits in rlq["code_use"]["inputs"]["entropy"])
     assert all(share in (0, 0.25, 0.5, 0.75) for share in rlq["code_use"]["weights"]["unused"])
-    assert (out / "compare.md").read_text() in capsys.readouterr().out
+    assert rows[2]["code_use"]["weights"]["entropy"] == [None] * 4  # DAQ's weights have no codes
+    page = (out / "compare.md").read_text()
+    stage = "3 steps of 2 patches of 8 x 8"
+    for line in (
+        "network: edsr x2, 2 blocks of 8 channels",
+        f"training: {stage}, then {stage} LR pixels; 6 photographs",
+        "given by --with: none",
+        "placement body: weights and inputs of both convolutions of every block; the shortcut is float",
+    ):
+        assert f"\n- {line}\n" in page
+    assert page in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")} == before  # nothing again
@@ -136,6 +180,9 @@ def test_a_bad_axis_is_a_usage_error(file: Path, tmp_path: Path, capsys: pytest.
     command = ["compare", str(file), "--data", str(tmp_path), "-o", str(tmp_path / "out"), "--vary"]
     assert main([*command, "quant.quantizer=rlq,xyz"]) == 2
     assert "got quantizer 'xyz', wanted one of rlq, lsq" in capsys.readouterr().err
+    assert main([*command, "quant.quantizer=rlq,lsq"]) == 2
+    assert "Set14/HR: got 0 PNG images" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "stages").exists()  # nothing was trained for it
 
 
 def test_an_extra_that_is_missing_is_named(
@@ -147,7 +194,16 @@ def test_an_extra_that_is_missing_is_named(
     assert "run.tensorboard needs the extra `log`: pip install 'quantsr[log]'" in capsys.readouterr().err
 
 
-def run_of(set14: float, b100: float) -> dict[str, object]:
+SETUP = {
+    "network": {"backbone": "edsr", "upscale": 4, "blocks": 8, "channels": 32},
+    "stages": [{"steps": 6000, "batch": 8, "patch": 24}],
+    "photos": 225,
+    "with": ["optim.ema=0.9", "data.holdout=4"],
+    "placement": "p: q",
+}
+
+
+def run_of(set14: float, b100: float) -> dict[str, Any]:
     scores = {"full": {"Set14": {"psnr": set14, "ssim": 0.7}, "B100": {"psnr": b100, "ssim": 0.6}}}
     return {"seed": 0, "scores": scores, "curve": []}
 
@@ -161,11 +217,7 @@ def test_a_process_that_failed_does_not_wait_for_the_others(file: Path, monkeypa
 
 
 def test_the_speed_of_training_is_measured(file: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(__file__).parents[1] / "benchmarks/train_speed.py"
-    spec = importlib.util.spec_from_file_location("train_speed", path)
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = loaded("train_speed")
     monkeypatch.setattr(script, "ROUNDS", 1)
     file.write_text(file.read_text() + "[stages.quantized]\n")
     result = script.measured(str(photos), str(file), ["run.compile=false"])
@@ -174,8 +226,8 @@ def test_the_speed_of_training_is_measured(file: Path, photos: Path, monkeypatch
 
 def test_the_table_ranks_by_the_mean_of_the_decisive_sets() -> None:
     rows = [
-        {"name": "worse", "placement": "p", "runs": [run_of(28, 27), run_of(29, 27)], "not_packed": "no codes"},
-        {"name": "better", "placement": "p", "runs": [run_of(27, 29)], "latency_ms": 4.25,
+        {**SETUP, "name": "worse", "runs": [run_of(28, 27), run_of(29, 27)], "not_packed": "no codes"},
+        {**SETUP, "name": "better", "runs": [run_of(27, 29)], "latency_ms": 4.25,
          "costs": {"parameters": 1234, "bytes": 567, "bitops": 89e9}},
     ]  # fmt: skip
     lines = report.markdown(rows).splitlines()
@@ -184,4 +236,59 @@ def test_the_table_ranks_by_the_mean_of_the_decisive_sets() -> None:
         f"| worse | 2 | full | 28.500 ± {math.sqrt(0.5):.3f} / 0.7000 | 27.000 ± 0.000 / 0.6000 "
         f"| 27.750 ± {math.sqrt(0.125):.3f} | - | - | - | - |"
     )
-    assert lines[5:] == ["- placement: p", "- worse is not packed: no codes"]
+    assert lines[5:] == [
+        "- network: edsr x4, 8 blocks of 32 channels",
+        "- training: 6,000 steps of 8 patches of 24 x 24 LR pixels; 225 photographs",
+        "- given by --with: `optim.ema=0.9`, `data.holdout=4`",
+        "- placement p: q",
+        "- worse is not packed: no codes",
+    ]
+
+
+def test_what_differs_is_told_with_its_rows() -> None:
+    rows = [{**SETUP, "name": name, "placement": f"{name}: q", "runs": [run_of(28, 27)]} for name in ("one", "two")]
+    lines = report.markdown(rows).splitlines()
+    assert lines[-2:] == ["- placement one: q (one)", "- placement two: q (two)"]
+    assert "- network: edsr x4, 8 blocks of 32 channels" in lines
+
+
+def test_the_mean_of_the_decisive_sets_wants_all_of_them() -> None:
+    run = run_of(28, 27)
+    del run["scores"]["full"]["B100"]
+    assert report.decisive(run, "full") is None
+    row = {**SETUP, "name": "one", "runs": [run]}
+    assert "| one | 1 | full | 28.000 / 0.7000 | - | - | - | - | - |" in report.markdown([row])
+
+
+def test_the_use_of_codes_is_drawn_by_entropy_and_by_unused_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {}
+    monkeypatch.setattr(
+        pytest.importorskip("matplotlib.figure").Figure,
+        "savefig",
+        lambda figure, path, **_: figures.update({path.name: figure}),
+    )
+    use = {"weights": {"entropy": [1.5, 0.5], "unused": [0.0, 0.25]}, "inputs": {"entropy": [None], "unused": [None]}}
+    rows = [{**SETUP, "name": name, "runs": [run_of(28, 27)], "code_use": use} for name in ("one", "two")]
+    report.plots(rows, tmp_path)
+    drawn = {axis.get_title(): axis.images[0].get_array() for axis in figures["codes.png"].axes if axis.get_title()}
+    assert list(drawn) == [
+        "inputs: entropy, bits", "weights: entropy, bits",
+        "inputs: share of levels unused", "weights: share of levels unused",
+    ]  # fmt: skip
+    assert drawn["weights: share of levels unused"].tolist() == [[0.0, 0.25]] * 2
+    assert drawn["inputs: entropy, bits"].mask.all()  # layers without codes stay blank
+
+
+def test_the_page_of_ablations_shows_every_result_as_it_was_measured() -> None:
+    pytest.importorskip("matplotlib")
+    script = loaded("ablations")
+    results = script.read(script.ROOT / "benchmarks/results/ablations")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.filled(page, results) == page
+    assert [name for name in results if script.START.format(name) not in page] == []
+    assert [path.name for path in script.PICTURES.glob("rivals*.png") if f"pictures/{path.name}" not in page] == []
+    several = {name: result for name, result in results.items() if len(result["rows"]) > 1}
+    assert [axis.get_title() for axis in script.draw(several).axes if axis.get_title()] == list(several)
+    assert "pictures/ablations.png" in page

@@ -84,7 +84,8 @@ def test_a_section_must_be_a_table(section: str) -> None:
         ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5), ("teacher", "views", 0), ("teacher", "views", 9),
         ("run", "depths", []), ("run", "depth_weights", [0.5, 0.5]), ("run", "depth_weights", [0.0]),
         ("run", "depths", ["half"]), ("run", "depths", ["full", "full"]), ("run", "depth_weights", [-1.0]),
-        ("run", "device", "gpu"), ("model", "upscale", 0), ("model", "upscale", 8),
+        ("run", "device", "gpu"), ("model", "upscale", 0), ("model", "upscale", 8), ("model", "channels", 0),
+        ("model", "blocks", -1),
         ("optim", "gradient_clip", -1.0), ("optim", "step_factor", -0.5), ("optim", "final_rate", -0.1),
         ("run", "keep", 0), ("run", "seed", -1),
         ("run", "log_every", 0), ("run", "validate_every", 0), ("run", "checkpoint_every", 0),
@@ -95,6 +96,13 @@ def test_a_section_must_be_a_table(section: str) -> None:
 def test_a_bad_value_is_refused(section: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{section}.*got .*wanted"):
         configs.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize("key,value", [("kind", "rlfn"), ("views", 2)])
+def test_settings_of_a_teacher_want_one(key: str, value: Any) -> None:
+    configs.from_dict({"teacher": {key: value, "weights": "t.pth"}})
+    with pytest.raises(ConfigError, match=rf"teacher\.{key}: got {value!r}, wanted teacher\.weights beside it"):
+        configs.from_dict({"teacher": {key: value}})
 
 
 def test_views_have_no_features_to_distil() -> None:

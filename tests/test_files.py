@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from quantsr.files import require_folder, write_atomically
+from quantsr.files import name_beside, remove_leftovers, require_folder, write_atomically
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
@@ -35,3 +35,11 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path: Path) -> None
     with pytest.raises(IsADirectoryError, match=r"wanted a file.*folder"):
         write_atomically(tmp_path / "folder", b"{}")
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_leftovers_are_temporary_files_alone(tmp_path: Path) -> None:
+    kept = {"a.npy", ".hidden", ".some.tmp", "b.tmp"}
+    for name in (*kept, name_beside(tmp_path / "a.npy").name):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -10,6 +10,7 @@ from quantsr import config as configs
 from quantsr import losses
 from quantsr.losses import Objective
 from quantsr.models.edsr import EDSR
+from quantsr.models.swinir import SwinIR
 
 
 def objective(**teacher: float | str) -> tuple[Objective, EDSR, EDSR]:
@@ -81,6 +82,14 @@ def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -
         distance += share * apart.square().sum(dim=(1, 2)).sqrt().mean()
     assert 0.01 < distance.item() < math.sqrt(2)
     torch.testing.assert_close(loss(lr, hr), plain(lr, hr) + 0.1 * distance)
+
+
+def test_features_of_other_resolutions_are_refused(batch: tuple[Tensor, Tensor]) -> None:
+    teacher = SwinIR(upscale=2, channels=8, blocks=1, layers=1, heads=2, window=4)
+    config = configs.from_dict({"teacher": {"weights": "somewhere", "feature_weight": 0.1}, "run": {"bf16": False}})
+    loss = Objective(config, EDSR(upscale=2, channels=8, blocks=2), teacher)
+    with pytest.raises(configs.ConfigError, match=r"feature_weight: got trunks of 42 and 64 pixels, .*data\.patch"):
+        loss(*batch)
 
 
 def test_a_depth_of_weight_0_does_not_run(batch: tuple[Tensor, Tensor]) -> None:

@@ -142,3 +142,9 @@ def test_bundled_recipes_are_what_they_are_called(name: str) -> None:
 def test_the_depths_of_the_released_code_can_be_said() -> None:
     stages = recipe.load("paper-x4-w4a4", ["model.half=17", "model.quarter=9"])
     assert (stages["dqa"].model.half, stages["dqa"].model.quarter) == (17, 9)
+
+
+def test_a_folder_does_not_hide_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small-x4-w2a2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert list(recipe.load("small-x4-w2a2")) == ["float", "quantized"]

@@ -26,6 +26,7 @@ from quantsr.config import OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import Photo
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinIR
+from quantsr.progress import RunLog
 from quantsr.quant import quantized_layers
 from quantsr.teachers import load_teacher
 from quantsr.train import Trainer
@@ -295,10 +296,14 @@ def test_learning_rates(settings: dict[str, Any], step: int, share: float) -> No
     assert train.learning_rate(config, step) == pytest.approx(share * 2e-3, rel=1e-9)
 
 
-def test_validation_scores_the_average_on_the_centre(make: Make, picture: Callable[..., np.ndarray]) -> None:
+def test_validation_scores_the_average_on_the_centre(
+    make: Make, picture: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
     trainer = Trainer(make())
     hr = picture(500, 420)
-    trainer.val_photos = [Photo("made-up", 0, 1.0, hr, images.downscale(hr, 2))]
+    np.save(tmp_path / "hr.npy", hr)
+    np.save(tmp_path / "lr.npy", images.downscale(hr, 2))
+    trainer.val_photos = [Photo("made-up", 0, 1.0, tmp_path / "hr.npy", tmp_path / "lr.npy")]
     lr = trainer.val_photos[0].lr[29:221, 9:201]
     sr = trainer.averaged(torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     wanted = metrics.psnr(images.to_uint8(sr), hr[58:442, 18:402], 2)
@@ -351,7 +356,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 @pytest.mark.parametrize(
-    "change", [W2A2, {"model": {"upsampler": "paper"}}, MUON], ids=["bits", "upsampler", "optimiser"]
+    "change",
+    [W2A2, {"model": {"upsampler": "paper"}}, MUON, {"run": {"depths": ["full", "half"]}}],
+    ids=["bits", "upsampler", "optimiser", "depths"],
 )
 def test_a_run_is_not_resumed_as_another(make: Make, change: dict[str, dict[str, Any]]) -> None:
     run_until(make(W4A4), 6)
@@ -380,6 +387,50 @@ def test_a_damaged_checkpoint_does_not_push_out_new_ones(make: Make) -> None:
     trainer.step = 8
     trainer.save()
     assert steps_saved(config) == [10, 8]
+
+
+def test_what_a_kill_left_unfinished_goes(make: Make) -> None:
+    config = make()
+    run_until(config, 6)
+    (folder_of(config) / ".0123456789abcdef.tmp").write_bytes(b"half a checkpoint")
+    (folder_of(config) / "log.jsonl").open("a").write('{"step": 6, "secon')
+    train.run(config, resume=True)
+    assert not list(folder_of(config).glob(".*"))
+    assert [line["step"] for line in train.read_log(folder_of(config))] == [0, 4, 6, 5, 6, 8, 12, 12]
+
+
+def test_a_folder_is_of_one_process_at_a_time(make: Make) -> None:
+    config = make()
+    second = Trainer(config)
+    folder_of(config).mkdir()
+    with (
+        RunLog(folder_of(config), config, resumed_at=0),
+        pytest.raises(FileExistsError, match="another process trains"),
+    ):
+        second.train()
+    second.train()
+    assert second.step == 12
+
+
+@pytest.mark.parametrize(
+    "change,wanted",
+    [
+        ({"quant": {"quantizer": "lqs"}}, "lqs"),
+        ({"quant": {"quantizer": "lsq", "weight_grid": "mid_rise"}}, "weight_grid"),
+        ({"quant": {"quantizer": "lsq"}, "optim": {"temperatures": [1.0]}}, "temperature"),
+        ({"teacher": {"weights": "typo"}}, r"teacher\.weights: got 'typo', wanted a file"),
+        ({"run": {"init": "typo"}}, r"run\.init: got 'typo', wanted a file"),
+        ({"model": {"window": 4}}, r"model\.window"),
+    ],
+    ids=["quantizer", "option", "temperature", "teacher", "start", "backbone"],
+)
+def test_what_a_later_stage_would_fail_at_is_found_first(make: Make, change: dict[str, Any], wanted: str) -> None:
+    first = make(folder="first")
+    start = {"run": {"init": str(folder_of(first) / "weights.safetensors")}}
+    with pytest.raises(ValueError, match=wanted):
+        list(train.run_stages([first, make(start, change)]))
+    assert not folder_of(first).exists()
+    assert [trainer.step for trainer in train.run_stages([first, make(start, W4A4)])] == [12, 12]
 
 
 def test_a_longer_schedule_may_be_resumed(make: Make) -> None:
@@ -649,6 +700,27 @@ def test_without_a_checkpoint_there_is_nothing_to_roll_back_to(make: Make, monke
         train.run(make({"run": {"max_bad_steps": 3}}))
 
 
+@pytest.mark.parametrize("part", ["average", "optimiser"])
+def test_values_that_go_bad_unseen_are_rolled_back_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    config = make({"run": {"checkpoint_every": 2}})
+    update = Trainer.update
+
+    def once_bad(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        loss = update(trainer, lr, hr)
+        if trainer.step == 7 and not trainer.rollbacks:
+            state = trainer.averaged.state_dict() if part == "average" else dict(trainer.optimizer.tensors())
+            tensor = next(tensor for tensor in state.values() if tensor.dim() == 4)
+            tensor[0, 0, 0, 0] = math.nan
+        return loss
+
+    monkeypatch.setattr(Trainer, "update", once_bad)
+    with caplog.at_level(logging.WARNING):
+        assert train.run(config).step == 12
+    assert "step 8: non-finite values in the weights, their average or the optimiser: back to step 6" in caplog.text
+
+
 def test_non_finite_weights_are_never_saved(make: Make) -> None:
     trainer = Trainer(make())
     folder_of(trainer.config).mkdir()
@@ -770,6 +842,9 @@ def test_blocks_added_to_a_depth_dynamic_network_come_last(make: Make) -> None:
     [
         ({"weight_bits": 2, "weight_grid": "mid_rise"}, "no weight of 0"),
         ({"quantizer": "pams", "placement": "pams"}, "quantizes the shortcut"),
+        ({"quantizer": "dorefa"}, "all 0 never learn"),
+        ({"quantizer": "pact"}, "all 0 never learn"),
+        ({"quantizer": "ddtb"}, "all 0 never learn"),
     ],
 )
 def test_blocks_that_cannot_be_the_identity_are_not_added(make: Make, quant: dict[str, Any], why: str) -> None:
@@ -777,6 +852,23 @@ def test_blocks_that_cannot_be_the_identity_are_not_added(make: Make, quant: dic
     train.run(source)
     with pytest.raises(CheckpointError, match=f"got fewer blocks, wanted as many: .*{why}"):
         started_from(make, source, W4A4, {"quant": quant, "model": {"blocks": 4}})
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "pams", "daq"])
+def test_added_blocks_learn_whatever_the_quantizer(make: Make, quantizer: str) -> None:
+    source = make(FLOAT)
+    train.run(source)
+    deeper = started_from(make, source, W4A4, {"quant": {"quantizer": quantizer}, "model": {"blocks": 4}})
+    for step in range(3):
+        deeper.update(*deeper.sampler(step))
+    assert all(bool(block.last().weight.any()) for block in deeper.network.body)
+
+
+def test_a_deeper_start_is_refused(make: Make) -> None:
+    source = make(DQA, {"model": {"blocks": 4}})
+    train.run(source)
+    with pytest.raises(CheckpointError, match=r"run\.init: got 4 blocks, wanted at most 2"):
+        started_from(make, source, W4A4)
 
 
 def set_ranking(config: TrainConfig, ranking: list[int]) -> None:
@@ -874,6 +966,13 @@ def test_the_mean_over_all_views_turns_with_the_image(make: Make, upscale: int) 
         two = load_teacher(make({"model": {"upscale": 4}, "teacher": weights | {"views": 2}}), torch.device("cpu"))
         seen = network(lr.transpose(2, 3).flip(2, 3)).flip(2, 3).transpose(2, 3)
         torch.testing.assert_close(two(lr), (network(lr) + seen) / 2, rtol=0, atol=1e-6)
+
+
+def test_rlfn_wants_patches_of_some_size(make: Make, data_folder: Path) -> None:
+    weights = str(data_folder / "weights" / "rlfn" / "team04_rlfn.pth")
+    config = make({"model": {"upscale": 4}, "data": {"patch": 12}, "teacher": {"weights": weights, "kind": "rlfn"}})
+    with pytest.raises(CheckpointError, match=r"team04_rlfn\.pth: got patches of 12 pixels.*raise data\.patch"):
+        Trainer(config)
 
 
 @pytest.mark.parametrize("upscale", [2, 3])

@@ -111,6 +111,7 @@ _SMALLEST = (  # value, section, fields
     (1, "data", "patch batch"),
     (1, "run", "calibration_batches log_every validate_every checkpoint_every keep"),
     (0, "run", "seed threads max_bad_steps max_rollbacks"),
+    (1, "model", "channels blocks layers heads window mlp_ratio"),
     (0, "model", "half quarter"),
     (0, "optim", "quantizer_rate shift_rate"),
     (0, "teacher", "feature_weight"),
@@ -161,6 +162,8 @@ class TrainConfig:
             not teacher.feature_weight or bool(teacher.weights),
             "teacher.weights", teacher.weights, "a teacher, as teacher.feature_weight is set",
         )  # fmt: skip
+        for name, value, default in (("kind", teacher.kind, "checkpoint"), ("views", teacher.views, 1)):
+            _require(bool(teacher.weights) or value == default, f"teacher.{name}", value, "teacher.weights beside it")
         temperatures = self.optim.temperatures
         _require(all(t >= 0 for t in temperatures), "optim.temperatures", temperatures, "none below 0")
         _require(len(weights) in (0, len(depths)), "run.depth_weights", weights, "one per depth, or none")

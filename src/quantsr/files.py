@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -55,13 +55,14 @@ def require_folder(folder: Path) -> Path:
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))  # the working folder is gone
 
 
-def listing(folder: Path) -> list[tuple[str, int]]:
-    """Name below the folder and bytes of every file in it, however deep: tells two states of a data folder apart.
+def listing(folder: Path, suffixes: Collection[str]) -> list[tuple[str, int]]:
+    """Name and bytes of every file directly in the folder with one of the suffixes: tells its states apart.
 
-    Nothing for a folder that is not there.
+    suffixes: such as ".png", which takes "A.PNG" too. Nothing for a folder that is not there; what has the name but is
+    no file, such as a link to nowhere, has 0 bytes.
     """
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted((str(path.relative_to(folder)), path.stat().st_size) for path in files)
+    files = (path for path in folder.glob("*") if path.suffix.lower() in suffixes)
+    return sorted((path.name, path.stat().st_size if path.is_file() else 0) for path in files)
 
 
 def name_beside(path: Path) -> Path:
@@ -69,7 +70,13 @@ def name_beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
 
 
-def lock(file: IO[bytes]) -> bool:
+def remove_leftovers(folder: Path) -> None:
+    """Temporary files of `write_atomically` that a kill left. The caller must be the only one that writes there."""
+    for path in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def lock(file: IO[bytes] | IO[str]) -> bool:
     """Takes the file for this process until it is closed; False if another has it.
 
     Without such locks (Windows) it is always True: two runs at once are not caught there.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantsr.config import RunConfig, TrainConfig
+from quantsr.config import ConfigError, RunConfig, TrainConfig
 from quantsr.quant import penalty
 
 
@@ -64,6 +64,12 @@ class Objective:
 
     def _distance(self) -> Tensor:
         assert self.teacher is not None
+        own, others = self.maps[self.network].shape[1], self.maps[self.teacher].shape[1]
+        if own != others:
+            raise ConfigError(
+                f"teacher.feature_weight: got trunks of {own} and {others} pixels, wanted equal ones: data.patch a "
+                "multiple of both windows"
+            )
         return torch.linalg.vector_norm(self.maps[self.network] - self.maps[self.teacher], dim=1).mean()
 
     def _keep(self, network: nn.Module, features: Tensor) -> None:

@@ -5,13 +5,14 @@ import math
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quantsr.config import TrainConfig
+from quantsr.files import lock
 
 
 class RunLog:
@@ -20,7 +21,7 @@ class RunLog:
     def __init__(self, folder: Path, config: TrainConfig, resumed_at: int) -> None:
         self._config, self._first = config, resumed_at
         self._console = Console()
-        self._file = (folder / "log.jsonl").open("a", buffering=1)
+        self._file = _appended(folder / "log.jsonl")
         self._board = _tensorboard(folder) if config.run.tensorboard else None
         self._losses: list[float] = []
         self._start = self._last = time.monotonic()
@@ -107,6 +108,20 @@ class Silent:
     def step(self, step: int, loss: float, rate: float) -> None: ...
 
     def validation(self, step: int, psnr: dict[str, float]) -> None: ...
+
+
+def _appended(path: Path) -> IO[str]:
+    """The log, open for its next line: after a full disk or a kill the last one may have been cut short.
+
+    Raises FileExistsError while another process has it.
+    """
+    written = path.read_bytes() if path.exists() else b""
+    torn = written and not written.endswith(b"\n")
+    file = path.open("a", buffering=1)
+    if not lock(file):
+        raise FileExistsError(f"{path.parent}: another process trains there; wait for it, or choose another run.folder")
+    file.write("\n" if torn else "")
+    return file
 
 
 def _tensorboard(folder: Path) -> Any:

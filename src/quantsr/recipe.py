@@ -59,7 +59,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if not path.exists() and str(name_or_path) in names():
+    if not path.is_file() and str(name_or_path) in names():  # a folder may have the name
         return BUNDLED / f"{name_or_path}.toml"
     if not path.is_file():
         raise ConfigError(f"got recipe {str(name_or_path)!r}, wanted a TOML file or one of {', '.join(names())}")

@@ -16,13 +16,21 @@ VIEWS = ((0, False), (1, True), (2, False), (3, True), (0, True), (1, False), (2
 def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     """The run's teacher in eval mode, without gradients: `Averaged` over several views, `Reduced` to the upscale.
 
-    Raises CheckpointError if its file does not fit its kind, or if it enlarges less than the student.
+    Raises CheckpointError if its file does not fit its kind, if it enlarges less than the student, or if it cannot take
+    the run's patches.
     """
     path = Path(config.teacher.weights)
     network = _rlfn(path) if config.teacher.kind == "rlfn" else checkpoint.load_network(path)[0]
     wanted = config.model.upscale
     if network.upscale < wanted:
         raise checkpoint.CheckpointError(f"{path}: got a teacher of x{network.upscale}, wanted x{wanted} or more")
+    patch = config.data.patch
+    try:
+        network.eval()(torch.zeros(1, 3, patch, patch))
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: got patches of {patch} pixels, which are too small for this teacher; raise data.patch"
+        ) from error
     upscale = network.upscale
     if config.teacher.views > 1:
         network = Averaged(network, config.teacher.views)

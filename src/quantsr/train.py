@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from quantsr.checkpoint import Checkpoint
 from quantsr.config import ConfigError, OptimConfig, TeacherConfig, TrainConfig
 from quantsr.data.patches import PatchSampler, Photo, load_photos
 from quantsr.distributed import Workers
+from quantsr.files import remove_leftovers
 from quantsr.losses import Objective, trained_depths
 from quantsr.models import ALIKE
 from quantsr.models.depth import rank_by
@@ -104,36 +105,46 @@ class Trainer:
         with log_of_run as journal:
             count = sum(photo.size == 1 for photo in self.train_photos)
             journal.describe(list(quantized_layers(self.network)), count, len(self.val_photos))
-            while not self._advance(journal, deadline):
-                self._roll_back()
+            if self.workers.rank == 0:
+                remove_leftovers(self.folder)
+            while why := self._advance(journal, deadline):
+                self._roll_back(why)
         self.save()
         if self.step >= self.config.optim.steps:
             self.export()
 
-    def _advance(self, journal: RunLog | Silent, deadline: float) -> bool:
-        """Trains to the last step or the deadline; False if too many steps in a row were not finite."""
+    def _advance(self, journal: RunLog | Silent, deadline: float) -> str:
+        """Trains to the last step or the deadline; returns "", or why the run must roll back."""
         run, total, bad = self.config.run, self.config.optim.steps, 0
         with _prefetched(self) as batches:
             while self.step < total and not self._late(deadline):
                 loss = self.update(*next(batches))
                 bad = 0 if math.isfinite(loss) else bad + 1
                 if bad > run.max_bad_steps:
-                    return False
+                    return f"step {self.step}: {bad} non-finite losses in a row"
                 self.step += 1
                 journal.step(self.step, loss, self.rate(self.step - 1))
                 if self.step % run.validate_every == 0 or self.step == total:
                     journal.validation(self.step, self.validate())
                 if self.step % run.checkpoint_every == 0 and not bad:  # a rollback must leave the bad steps behind
+                    if why := self._unsound():
+                        return why
                     self.save()
-        return True
+        return self._unsound()
+
+    def _unsound(self) -> str:
+        """Why this state must not be saved, or ""."""
+        sound = all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors().values())
+        if not self.workers.any(not sound):
+            return ""
+        return f"step {self.step}: non-finite values in the weights, their average or the optimiser"
 
     def _late(self, deadline: float) -> bool:
         return deadline < math.inf and self.workers.any(time.monotonic() >= deadline)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, why: str) -> None:
         """Goes on from the last checkpoint at half the learning rate. Raises TrainingDiverged if that was in vain."""
-        rollbacks, limit, at = self.rollbacks + 1, self.config.run.max_rollbacks, self.step
-        why = f"step {at}: {self.config.run.max_bad_steps + 1} non-finite losses in a row"
+        rollbacks, limit = self.rollbacks + 1, self.config.run.max_rollbacks
         if rollbacks > limit or not self.resume():
             raise TrainingDiverged(f"{why}, after {rollbacks - 1} of {limit} rollbacks; lower optim.learning_rate")
         self.rollbacks = rollbacks
@@ -209,8 +220,8 @@ class Trainer:
     def resume(self) -> bool:
         """Continues from the newest checkpoint that can be read; False if the folder holds none.
 
-        Raises CheckpointError if none of those there can be read, or if it is of another network, quantization or
-        optimiser.
+        Raises CheckpointError if none of those there can be read, or if it is of another network, quantization,
+        optimiser or depths.
         """
         saved = checkpoints.saved_steps(self.folder)
         for path in saved:
@@ -223,6 +234,7 @@ class Trainer:
                 ("[model]", found.config.model, self.config.model),
                 ("[quant]", found.config.quant, self.config.quant),
                 ("optim.method", found.config.optim.method, self.config.optim.method),
+                ("run.depths", found.config.run.depths, self.config.run.depths),
             ):
                 if got != wanted:
                     raise checkpoints.CheckpointError(f"{path}: got {part} {got}, wanted {wanted}: not the same run")
@@ -301,10 +313,11 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
     """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
     network = checkpoints.build(config.model)
     blocks = source.config.model.blocks if source else config.model.blocks
+    if blocks > config.model.blocks:
+        raise checkpoints.CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
     if source is not None:
         _take_over(network, without_shifts(source.part("ema")), blocks)
-        if blocks <= config.model.blocks:
-            network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
+        network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
     first = config.optim.steps
     fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
     if config.quant is not None:
@@ -413,21 +426,22 @@ def mean_psnr(
 
 def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
     """The middle of a photograph that has HR, at most VALIDATION_SIDE LR pixels on a side."""
-    assert photo.hr is not None
-    size = [min(side, VALIDATION_SIDE) for side in photo.lr.shape[:2]]
-    y, x = ((side - s) // 2 for side, s in zip(photo.lr.shape[:2], size, strict=True))
-    lr = np.array(photo.lr[y : y + size[0], x : x + size[1]])
+    lr, hr = photo.lr, photo.hr
+    assert hr is not None
+    size = [min(side, VALIDATION_SIDE) for side in lr.shape[:2]]
+    y, x = ((side - s) // 2 for side, s in zip(lr.shape[:2], size, strict=True))
+    lr = np.array(lr[y : y + size[0], x : x + size[1]])
     y, x, height, width = (v * upscale for v in (y, x, *size))
-    return lr, np.array(photo.hr[y : y + height, x : x + width])
+    return lr, np.array(hr[y : y + height, x : x + width])
 
 
 def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = False) -> Trainer:
     """Trains as configured; the folder afterwards holds log, checkpoints and, once done, `weights.safetensors`.
 
-    Raises FileExistsError if the folder already holds a run and `resume` is False, ConfigError without its device.
+    Raises FileExistsError if the folder already holds a run and `resume` is False or while another process trains
+    there, and ConfigError without its device.
     """
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: got 'cuda', wanted 'cpu': this torch sees no GPU here")
+    _require_device(config)
     folder = Path(config.run.folder)
     if not resume and checkpoints.saved_steps(folder):
         raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
@@ -440,13 +454,39 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     return trainer
 
 
+def check(stages: Iterable[TrainConfig]) -> None:
+    """Finds before the first stage trains what a later one would fail at: its device, settings and files.
+
+    Raises ConfigError, or ValueError for what a quantizer or a backbone refuses.
+    """
+    coming: set[Path] = set()
+    for config in stages:
+        _require_device(config)
+        network = checkpoints.build(config.model)
+        if config.quant is not None:
+            quantize(network, config.quant)
+        if config.optim.temperatures:
+            set_temperature(network, config.optim.temperatures[0])
+        for name, path in (("run.init", config.run.init), ("teacher.weights", config.teacher.weights)):
+            if path and Path(path) not in coming and not Path(path).is_file():
+                raise ConfigError(f"{name}: got {path!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
+        coming.add(Path(config.run.folder) / WEIGHTS)
+
+
+def _require_device(config: TrainConfig) -> None:
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: got 'cuda', wanted 'cpu': this torch sees no GPU here")
+
+
 def run_stages(
-    configs: Iterable[TrainConfig], *, minutes: float | None = None, resume: bool = False
+    configs: Sequence[TrainConfig], *, minutes: float | None = None, resume: bool = False
 ) -> Iterator[Trainer]:
     """Runs one stage after the other, each as `run` does; yields each trainer when it has stopped.
 
-    minutes: for all together. With `resume`, a stage that is done is left as it is.
+    minutes: for all together. With `resume`, a stage that is done is left as it is. Raises what `check` does before
+    any of them starts.
     """
+    check(configs)
     deadline = None if minutes is None else time.monotonic() + minutes * 60
     for config in configs:
         left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
@@ -457,5 +497,13 @@ def run_stages(
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a run's log."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """The JSON lines of a run's log, without those that a full disk or a kill cut short."""
+    return [line for text in (folder / "log.jsonl").read_text().splitlines() if (line := _json(text)) is not None]
+
+
+def _json(text: str) -> dict[str, Any] | None:
+    try:
+        line: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line

@@ -15,17 +15,25 @@ from quantsr.data.patches import PatchSampler, Photo, load_photos
 # ---- sampling
 
 
-def coordinates(height: int, width: int, upscale: int, index: int = 0) -> Photo:
+def stored(folder: Path, name: str, hr: np.ndarray, lr: np.ndarray) -> Photo:
+    """A photo of the cache, from its pixels."""
+    files = folder / f"{name}.hr.npy", folder / f"{name}.lr.npy"
+    for file, pixels in zip(files, (hr, lr), strict=True):
+        np.save(file, pixels.astype(np.uint8))
+    return Photo(name, 0, 1.0, *files)
+
+
+def coordinates(folder: Path, height: int, width: int, upscale: int, index: int = 0) -> Photo:
     """A photo whose values say where they are: lr (y, x, index), hr (y // s, x // s, place within the LR pixel)."""
     lr = np.stack([*np.mgrid[:height, :width], np.full((height, width), index)], axis=-1)
     y, x = np.mgrid[: height * upscale, : width * upscale]
     hr = np.stack([y // upscale, x // upscale, y % upscale * upscale + x % upscale], axis=-1)
-    return Photo("made-up", 0, 1.0, hr.astype(np.uint8), lr.astype(np.uint8))
+    return stored(folder, str(index), hr, lr)
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_pairs_show_the_same_place(upscale: int) -> None:
-    sampler = PatchSampler([coordinates(23, 31, upscale)], upscale=upscale, patch=6, batch=8, seed=0)
+def test_pairs_show_the_same_place(tmp_path: Path, upscale: int) -> None:
+    sampler = PatchSampler([coordinates(tmp_path, 23, 31, upscale)], upscale=upscale, patch=6, batch=8, seed=0)
     for step in range(8):
         lr, hr = sampler(step)
         assert lr.shape == (8, 3, 6, 6) and hr.shape == (8, 3, 6 * upscale, 6 * upscale)
@@ -33,8 +41,8 @@ def test_pairs_show_the_same_place(upscale: int) -> None:
         assert torch.equal(hr[:, :2], large)
 
 
-def test_all_eight_turns_occur() -> None:
-    sampler = PatchSampler([coordinates(23, 31, 2)], upscale=2, patch=6, batch=64, seed=0)
+def test_all_eight_turns_occur(tmp_path: Path) -> None:
+    sampler = PatchSampler([coordinates(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=64, seed=0)
     codes = (sampler(0)[1] * 255).round().int()[:, 2, :2, :2].reshape(64, 4)  # the four HR pixels of one LR pixel
     assert {tuple(code.tolist()) for code in codes} == {
         (0, 1, 2, 3), (1, 3, 0, 2), (3, 2, 1, 0), (2, 0, 3, 1),
@@ -42,16 +50,16 @@ def test_all_eight_turns_occur() -> None:
     }  # fmt: skip
 
 
-def test_batches_are_floats_of_the_pictures_own_values() -> None:
-    sampler = PatchSampler([coordinates(23, 31, 2)], upscale=2, patch=6, batch=4, seed=0)
+def test_batches_are_floats_of_the_pictures_own_values(tmp_path: Path) -> None:
+    sampler = PatchSampler([coordinates(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=4, seed=0)
     for tensor in sampler(0):
         assert tensor.dtype == torch.float32 and tensor.is_contiguous()
         codes = (tensor.double() * 255).round()
         assert torch.equal(tensor, codes.float() / 255)
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    photo = coordinates(23, 31, 2)
+def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
+    photo = coordinates(tmp_path, 23, 31, 2)
     one, two = (PatchSampler([photo], upscale=2, patch=6, batch=4, seed=5) for _ in range(2))
     forward = {step: one(step) for step in range(6)}
     for step in (5, 0, 3):  # in another order, from another sampler
@@ -61,17 +69,17 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 11), (13, 6)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_every_pixel_can_be_drawn(size: tuple[int, int]) -> None:
-    sampler = PatchSampler([coordinates(*size, 2)], upscale=2, patch=6, batch=64, seed=0)
+def test_every_pixel_can_be_drawn(tmp_path: Path, size: tuple[int, int]) -> None:
+    sampler = PatchSampler([coordinates(tmp_path, *size, 2)], upscale=2, patch=6, batch=64, seed=0)
     codes = torch.cat([(sampler(step)[0] * 255).round().int() for step in range(12)])
     drawn = codes[:, :2].permute(0, 2, 3, 1).reshape(-1, 2)
     assert {tuple(place) for place in drawn.tolist()} == {(y, x) for y in range(size[0]) for x in range(size[1])}
 
 
-def test_detail_is_preferred_and_flat_parts_are_not_forgotten() -> None:
+def test_detail_is_preferred_and_flat_parts_are_not_forgotten(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     flat = np.full((40, 40, 3), 128, np.uint8)
-    photos = [Photo(str(i), i, 1.0, lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
+    photos = [stored(tmp_path, str(i), lr.repeat(2, 0).repeat(2, 1), lr) for i, lr in enumerate((noise, flat))]
     sampler = PatchSampler(photos, upscale=2, patch=8, batch=100, seed=0)
     spread = torch.cat([sampler(step)[0].flatten(1).std(dim=1) for step in range(10)])
     assert 0.005 < float((spread == 0).float().mean()) < 0.1
@@ -86,8 +94,21 @@ def test_photos_come_by_name_with_the_benchmarks_lr(tmp_path: Path, photos: Path
     for photo in loaded:
         whole = images.read(photos / photo.name)
         assert np.array_equal(photo.lr, images.downscale(whole, 3))
-        assert np.array_equal(photo.hr, whole[:63, :72])
-        assert photo.hr.shape == (21 * 3, 24 * 3, 3)
+        assert np.array_equal(photo.hr[:63, :72], whole[:63, :72])
+        assert photo.lr.shape == (21, 24, 3)
+
+
+def test_photos_keep_no_file_open(tmp_path: Path, photos: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 10, limits[1]))
+    try:
+        loaded = load_photos(photos, tmp_path / "cache", upscale=2, smallest=8, shrunk=[0.5])
+        PatchSampler(loaded, upscale=2, patch=8, batch=64, seed=0)(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(loaded) == 16
 
 
 def test_the_cache_is_used_and_follows_changes(

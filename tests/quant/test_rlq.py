@@ -463,6 +463,12 @@ def test_first_steps_from_a_percentile() -> None:
     assert not act.signed and act.scale.item() == pytest.approx(wanted)
 
 
+def test_percentiles_of_many_batches() -> None:
+    observed = Observed()
+    observed._samples = [torch.linspace(0, 1, 2**24 + 3)[None]]  # more than torch.quantile takes
+    assert observed.percentile(25) == pytest.approx(0.25, abs=1e-6)
+
+
 def test_large_batches_are_sampled_for_percentiles() -> None:
     x, observed = torch.randn(4, 8, 128, 128), Observed()
     state = torch.get_rng_state()

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"got no recipe, wanted a TOML file or one of {', '.join(recipe.names())}")
         stages = recipe.load(args.recipe, args.overrides)
         chosen = stages if args.stage is None else {args.stage: _stage(stages, args.stage)}
-        for trainer in train.run_stages(chosen.values(), minutes=args.minutes, resume=args.resume):
+        for trainer in train.run_stages(list(chosen.values()), minutes=args.minutes, resume=args.resume):
             print(f"step {trainer.step} of {trainer.config.optim.steps} in {trainer.folder}")
     except (ValueError, FileExistsError, ImportError) as error:  # of the last: an extra that is missing
         raise Failure(error, USAGE) from error

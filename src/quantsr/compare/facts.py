@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,7 @@ from quantsr.packing.cost import cost
 from quantsr.packing.file import dumps
 from quantsr.packing.lower import lower
 from quantsr.packing.ops import PackedModel
-from quantsr.quant import NotPackable, quantized_layers
+from quantsr.quant import NotPackable, QParams, quantized_layers
 
 Scores = dict[str, dict[str, dict[str, float]]]  # depth -> set -> psnr, ssim
 
@@ -37,7 +37,7 @@ def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
     known: Scores = json.loads(kept.read_text()) if kept.exists() else {}
     network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
     scale, depths = found.config.model.upscale, found.config.run.depths
-    keys = {name: f"{name} {short_digest(listing(data / name))}" for name in sets}
+    keys = {name: f"{name} {short_digest(pictures(data / name, scale))}" for name in sets}
     for depth in depths:
         for name, key in keys.items():
             if key not in known.setdefault(depth, {}):
@@ -45,6 +45,11 @@ def scores(folder: Path, data: Path, sets: Sequence[str]) -> Scores:
                 known[depth][key] = {"psnr": score.psnr, "ssim": score.ssim}
     write_atomically(kept, json.dumps(known, indent=1).encode())
     return {depth: {name: known[depth][key] for name, key in keys.items()} for depth in depths}
+
+
+def pictures(folder: Path, upscale: int) -> list[list[tuple[str, int]]]:
+    """Names and bytes of the files that a set's scores come from, HR and the official LR; see `data.benchmarks`."""
+    return [listing(folder / place, (".png",)) for place in ("HR", f"LR_bicubic/X{upscale}")]
 
 
 def pack(folder: Path) -> PackedModel | str:
@@ -77,11 +82,11 @@ def latencies(networks: Mapping[str, PackedModel]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[float]]]:
+def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[float | None]]]:
     """How each layer uses its codes: "weights" and "inputs" -> "unused" and "entropy", a value per layer.
 
     photo: uint8 (H, W, 3), a low-resolution picture. unused: share of the levels that no value takes. entropy: bits per
-    code, at most the bit width. Layers whose method has no static codes are left out.
+    code, at most the bit width. None for a layer whose method has no static codes.
     """
     network, _ = checkpoint.load_network(folder / recipe.WEIGHTS)
     layers = quantized_layers(network)
@@ -89,20 +94,25 @@ def code_use(folder: Path, photo: images.UInt8) -> dict[str, dict[str, list[floa
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
     network(torch.from_numpy(images.to_float(photo)).permute(2, 0, 1)[None])
-    use: dict[str, dict[str, list[float]]] = {}
+    use: dict[str, dict[str, list[float | None]]] = {}
     for name, layer in layers.items():
         sources = {
             "weights": partial(layer.weight_quantizer.codes, layer.weight),
             "inputs": partial(layer.input_codes, inputs[name]),
         }
         for what, source in sources.items():
-            try:
-                codes, params = source()
-            except NotPackable:
-                continue
-            places = (codes.flatten().int() - params.qmin) // params.step
-            share = torch.bincount(places, minlength=2**params.bits) / codes.numel()
             table = use.setdefault(what, {"unused": [], "entropy": []})
-            table["unused"].append(float((share == 0).double().mean()))
-            table["entropy"].append(float(-(share * share.clamp_min(1e-12).log2()).sum()))
+            for measure, value in _use(source).items():
+                table[measure].append(value)
     return use
+
+
+def _use(source: Callable[[], tuple[torch.Tensor, QParams]]) -> dict[str, float | None]:
+    try:
+        codes, params = source()
+    except NotPackable:
+        return {"unused": None, "entropy": None}
+    places = (codes.flatten().int() - params.qmin) // params.step
+    share = torch.bincount(places, minlength=2**params.bits) / codes.numel()
+    entropy = -(share * share.clamp_min(1e-12).log2()).sum()
+    return {"unused": float((share == 0).double().mean()), "entropy": float(entropy)}

@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantsr import recipe, train
+from quantsr import images, recipe, train
 from quantsr.config import ConfigError, TrainConfig
 from quantsr.files import listing
 
@@ -77,7 +77,7 @@ def digest(config: TrainConfig, stages: Container[str] = ()) -> str:
     del tables["run"]["folder"]
     read = (Path(path) for path in (config.run.init, config.teacher.weights) if path and path not in stages)
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in read if path.is_file()]
-    return short_digest([tables, listing(Path(config.data.photos)), weights])
+    return short_digest([tables, listing(Path(config.data.photos), images.SUFFIXES), weights])
 
 
 def short_digest(value: object) -> str:

@@ -1,8 +1,9 @@
 """Training pairs cut from a folder of photographs.
 
-LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as memory-mapped plain arrays. The
-same bicubic may shrink photographs first: what is smaller has finer detail in each pixel, and is sharper. And what it
-makes may be LR without HR, for which a teacher stands in: that is many more pixels than the LR of pairs has.
+LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as plain arrays, which are mapped
+into memory when a patch is cut: with many photographs an open file for each would be too many. The same bicubic may
+shrink photographs first: what is smaller has finer detail in each pixel, and is sharper. And what it makes may be LR
+without HR, for which a teacher stands in: that is many more pixels than the LR of pairs has.
 Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair `i` of batch `step` depends on
 (seed, step, i) alone, so a resumed run sees exactly what an unbroken one would have seen.
 """
@@ -28,17 +29,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Photo:
-    """One training picture: hr uint8 (H*s, W*s, 3), None if unpaired, and lr uint8 (H, W, 3), memory-mapped.
+    """One training picture in the cache.
 
     number: its place among the folder's image files, usable or not, so that a split by it outlives a damaged file.
-    size: side of hr, or of an unpaired lr, relative to the file's, 1 or less.
+    size: side of HR, or of an unpaired LR, relative to the file's, 1 or less. hr_file: None if unpaired.
     """
 
     name: str
     number: int
     size: float
-    hr: UInt8 | None
-    lr: UInt8
+    hr_file: Path | None
+    lr_file: Path
+
+    @property
+    def hr(self) -> UInt8 | None:
+        """uint8 (H*s, W*s, 3), either side up to s-1 longer, mapped at each call; None if unpaired."""
+        return None if self.hr_file is None else _mapped(self.hr_file)
+
+    @property
+    def lr(self) -> UInt8:
+        """uint8 (H, W, 3), mapped at each call."""
+        return _mapped(self.lr_file)
 
 
 def load_photos(
@@ -68,9 +79,10 @@ def load_photos(
             except images.ImageError as error:
                 log.warning("skipped: %s", error)
                 break
-            if min(photo.lr.shape[:2]) < smallest:
+            side = min(photo.lr.shape[:2])
+            if side < smallest:
                 at = f" at {size:g} of its size" if size < 1 else ""
-                log.warning("skipped: %s%s: LR side %d is under %d", path, at, min(photo.lr.shape[:2]), smallest)
+                log.warning("skipped: %s%s: LR side %d is under %d", path, at, side, smallest)
                 break
             photos.append(photo)
     if not photos:
@@ -85,21 +97,26 @@ def _load(path: Path, number: int, size: float, cache: Path, upscale: int | None
     except OSError as error:  # a link to nowhere
         raise images.ImageError(f"{path}: {error.strerror}") from error
     key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    hr = _cached(cache / f"{key}.npy", lambda: images.read(path))
+    whole = hr = _cached(cache / f"{key}.npy", lambda: images.read(path))
     if size < 1:
-        key, whole = f"{key}.{size:g}", hr
-        hr = _cached(cache / f"{key}.npy", lambda: images.shrink(whole, size))
+        key = f"{key}.{size:g}"
+        hr = _cached(cache / f"{key}.npy", lambda: images.shrink(_mapped(whole), size))
     if upscale is None:
         return Photo(path.name, number, size, None, hr)
-    if min(hr.shape[:2]) < upscale:
-        raise images.ImageError(f"{path}: got {hr.shape[1]}x{hr.shape[0]} pixels, wanted at least {upscale}x{upscale}")
-    lr = _cached(cache / f"{key}.x{upscale}.npy", lambda: images.downscale(hr, upscale))
-    return Photo(path.name, number, size, hr[: lr.shape[0] * upscale, : lr.shape[1] * upscale], lr)
+    height, width = _mapped(hr).shape[:2]
+    if min(height, width) < upscale:
+        raise images.ImageError(f"{path}: got {width}x{height} pixels, wanted at least {upscale}x{upscale}")
+    lr = _cached(cache / f"{key}.x{upscale}.npy", lambda: images.downscale(_mapped(hr), upscale))
+    return Photo(path.name, number, size, hr, lr)
 
 
-def _cached(path: Path, make: Callable[[], UInt8]) -> UInt8:
+def _cached(path: Path, make: Callable[[], UInt8]) -> Path:
     if not path.exists():
         _save(path, make())
+    return path
+
+
+def _mapped(path: Path) -> UInt8:
     return np.load(path, mmap_mode="r")
 
 
@@ -117,7 +134,7 @@ class PatchSampler:
 
     def __init__(self, photos: list[Photo], *, upscale: int, patch: int, batch: int, seed: int) -> None:
         self.photos, self.upscale, self.patch, self.batch, self.seed = photos, upscale, patch, batch, seed
-        self.paired = all(photo.hr is not None for photo in photos)
+        self.paired = all(photo.hr_file is not None for photo in photos)
         tables = [_detail(photo.lr, patch) for photo in photos]
         self._cells = np.concatenate(
             [np.insert(cells, 0, index, axis=1) for index, (cells, _) in enumerate(tables)]
@@ -138,15 +155,14 @@ class PatchSampler:
     def _draw(self, rng: np.random.Generator) -> tuple[UInt8, UInt8 | None]:
         cell = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._cells) - 1)
         index, y, x = self._cells[cell]
-        photo, size, s = self.photos[index], self.patch, self.upscale
-        y = min(y + int(rng.integers(_stride(size))), photo.lr.shape[0] - size)
-        x = min(x + int(rng.integers(_stride(size))), photo.lr.shape[1] - size)
-        lr = photo.lr[y : y + size, x : x + size]
+        size, s, lr, hr = self.patch, self.upscale, self.photos[index].lr, self.photos[index].hr
+        y = min(y + int(rng.integers(_stride(size))), lr.shape[0] - size)
+        x = min(x + int(rng.integers(_stride(size))), lr.shape[1] - size)
+        lr = lr[y : y + size, x : x + size]
         turn = int(rng.integers(8))
-        if photo.hr is None:
+        if hr is None:
             return _turned(lr, turn), None
-        hr = photo.hr[y * s : (y + size) * s, x * s : (x + size) * s]
-        return _turned(lr, turn), _turned(hr, turn)
+        return _turned(lr, turn), _turned(hr[y * s : (y + size) * s, x * s : (x + size) * s], turn)
 
 
 def _stride(patch: int) -> int:
@@ -168,8 +184,8 @@ def _detail(lr: UInt8, patch: int) -> tuple[NDArray[np.int64], NDArray[np.float6
 
 
 def _turned(patch: UInt8, turn: int) -> UInt8:
-    """One of the eight flips and rotations."""
-    turned = np.rot90(patch, turn % 4)
+    """One of the eight flips and rotations, copied: a view would keep its file open."""
+    turned = np.rot90(np.array(patch), turn % 4)
     return turned[:, ::-1] if turn >= 4 else turned
 
 

@@ -1,5 +1,6 @@
 """What calibration sees of an activation."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Observed:
     def percentile(self, percent: float, *, magnitude: bool = False) -> float:
         """Of x, or of |x|; from `values`."""
         values = self.values.flatten()
-        return float(torch.quantile(values.abs() if magnitude else values, percent / 100))
+        return float(np.percentile((values.abs() if magnitude else values).numpy(), percent))
 
 
 def _sample(values: Tensor) -> Tensor:
