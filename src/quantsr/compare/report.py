@@ -89,7 +89,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def plots(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Accuracy against bytes and against latency, learning curves, use of codes. Needs matplotlib."""
+    """Accuracy, alone and against bytes and latency, learning curves, use of codes. Needs matplotlib."""
     drawings: dict[str, Callable[[Any, Sequence[Row]], None]] = {
         "scores.png": _draw_scores,
         "bytes.png": partial(_draw_against, label="bytes, packed", cost=lambda row: row["costs"]["bytes"]),
