@@ -32,7 +32,7 @@ FAMILIES = {
         "x4-w2a2-dqa-2",
         "x4-w2a2-dqa-3",
     ],
-    "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa", "x3-w4a4-dqa-2"],
+    "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa", "x3-w4a4-dqa-2", "x3-w4a4-dqa-3"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa", "x2-w4a4-dqa-2", "x2-w4a4-dqa-4"],
     "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa", "t-x4-w4a4-dqa-2"],
     "QuantSR-T x4, 2 bits": [*T_FLOAT, "t-x4-w2a2-dqa"],
