@@ -20,6 +20,7 @@ compare rate $small --vary stages.quantized.optim.quantizer_rate=0.01,0.1,1.0
 compare shift-rate $small --vary stages.quantized.optim.shift_rate=0.01,0.1,1.0
 full_rate=stages.quantized.optim.quantizer_rate=1.0
 compare rivals-rate $small --with $full_rate --vary quant.quantizer=rlq,lsq,pams,pact,ddtb,odm
+compare optimiser $small --with $full_rate --vary stages.quantized.optim.method=adam,muon
 compare grid $small --with $full_rate --vary quant.weight_grid=mid_tread,mid_rise
 compare grid-3-bits $small --with $full_rate --with quant.weight_bits=3 --with quant.act_bits=3 \
   --vary quant.weight_grid=mid_tread,mid_rise
