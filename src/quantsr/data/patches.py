@@ -43,12 +43,12 @@ class Photo:
 
     @property
     def hr(self) -> UInt8 | None:
-        """uint8 (H*s, W*s, 3), either side up to s-1 longer, mapped at each call; None if unpaired."""
+        """uint8 (H*s, W*s, 3), either side up to s-1 longer, mapped at each access; None if unpaired."""
         return None if self.hr_file is None else _mapped(self.hr_file)
 
     @property
     def lr(self) -> UInt8:
-        """uint8 (H, W, 3), mapped at each call."""
+        """uint8 (H, W, 3), mapped at each access."""
         return _mapped(self.lr_file)
 
 
