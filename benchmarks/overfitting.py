@@ -15,7 +15,7 @@ import torch
 
 from quantsr import checkpoint, train
 from quantsr.config import DataConfig, TeacherConfig
-from quantsr.teachers import load_teacher
+from quantsr.train.teachers import load_teacher
 
 CPU = torch.device("cpu")
 

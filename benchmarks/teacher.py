@@ -18,7 +18,7 @@ from quantsr.config import ModelConfig, TeacherConfig, TrainConfig
 from quantsr.data import benchmarks
 from quantsr.evaluate import evaluate
 from quantsr.images import UInt8
-from quantsr.teachers import load_teacher
+from quantsr.train.teachers import load_teacher
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from quantsr import distributed, images, recipe
+from quantsr import images, recipe
 from quantsr.cli import main
 from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
 from quantsr.config import ConfigError
+from quantsr.train import distributed
 
 RECIPE = """
 [model]

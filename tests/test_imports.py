@@ -41,7 +41,7 @@ NEVER = {
     "data/patches.py": ["quantsr.packing", "quantsr.engine"],
     "data/benchmarks.py": ["torch"],
     "foreign": ["quantsr.packing", "quantsr.engine", "quantsr.train"],
-    "train.py": ["quantsr.packing", "quantsr.engine"],
+    "train": ["quantsr.packing", "quantsr.engine"],
     "evaluate.py": ["quantsr.models", "quantsr.quant"],
     "packing/bits.py": ["torch"],
     "packing/ops.py": ["torch"],

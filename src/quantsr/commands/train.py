@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from quantsr import distributed, recipe, train
+        from quantsr import recipe, train
         from quantsr.config import ConfigError
+        from quantsr.train import distributed
     except ImportError as error:
         raise Failure(f"training needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     if args.list:

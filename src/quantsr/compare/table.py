@@ -13,6 +13,7 @@ from quantsr.config import TrainConfig
 from quantsr.data import benchmarks
 from quantsr.packing.ops import PackedModel
 from quantsr.quant import describe_placement
+from quantsr.train.held_out import SIDE
 
 Row = dict[str, Any]
 
@@ -76,7 +77,7 @@ def _row(
         "photos": len({photo.number for photo in photos}),  # not counted again where also shrunk
         "placement": f"{quant.placement}: {describe_placement(quant.placement)}" if quant else "none: float",
         "runs": runs,
-        "code_use": facts.code_use(home, np.array(held[0].lr[: train.VALIDATION_SIDE, : train.VALIDATION_SIDE])),
+        "code_use": facts.code_use(home, np.array(held[0].lr[:SIDE, :SIDE])),
     }
 
 

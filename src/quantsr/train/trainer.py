@@ -7,49 +7,35 @@ CPU a resumed run ends bit-equal to an unbroken one. Under torchrun several proc
 """
 
 import copy
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantsr import checkpoint as checkpoints
-from quantsr import distributed, growth, images, metrics
 from quantsr.checkpoint import Checkpoint
-from quantsr.config import ConfigError, OptimConfig, TeacherConfig, TrainConfig
-from quantsr.data.patches import PatchSampler, Photo, load_photos
-from quantsr.distributed import Workers
+from quantsr.config import TeacherConfig, TrainConfig
+from quantsr.data.patches import PatchSampler
 from quantsr.files import remove_leftovers
-from quantsr.losses import Objective, trained_depths
 from quantsr.models import ALIKE
-from quantsr.models.depth import rank_by
-from quantsr.optimizers import Optimizer
-from quantsr.progress import RunLog, Silent
-from quantsr.quant import (
-    QuantBlock,
-    QuantConfig,
-    calibrate,
-    keep_valid,
-    quantize,
-    quantized_layers,
-    set_processes,
-    set_temperature,
-    without_shifts,
-)
+from quantsr.quant import QuantBlock, keep_valid, quantized_layers, set_processes, set_temperature
 from quantsr.recipe import WEIGHTS
-from quantsr.teachers import load_teacher
+from quantsr.train.distributed import Workers
+from quantsr.train.held_out import mean_psnr, split_photos
+from quantsr.train.losses import Objective, trained_depths
+from quantsr.train.optimizers import Optimizer, learning_rate
+from quantsr.train.progress import RunLog, Silent
+from quantsr.train.start import start_network
+from quantsr.train.teachers import load_teacher
 
 log = logging.getLogger(__name__)
-
-VALIDATION_SIDE = 192  # LR pixels: the centre of each held-out photograph
 
 
 class TrainingDiverged(RuntimeError):
@@ -63,7 +49,7 @@ class Trainer:
     halved the learning rate.
     """
 
-    def __init__(self, config: TrainConfig, workers: Workers = distributed.Workers()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, config: TrainConfig, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
         run = config.run
         self.config, self.folder, self.step, self.rollbacks, self.workers = config, Path(run.folder), 0, 0, workers
         self.device = torch.device(run.device)
@@ -273,21 +259,6 @@ def _floats(network: nn.Module) -> list[Tensor]:
     return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
-def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
-    """Training and validation photographs, split by file name alone, before anything is learned."""
-    data = config.data
-    folder, cache = Path(data.photos), Path(data.cache)
-    photos = load_photos(folder, cache, config.model.upscale, data.patch, data.shrunk, data.unpaired)
-    held = [photo for photo in photos if photo.number % data.holdout == 0 and photo.size == 1]
-    rest = [photo for photo in photos if photo.number % data.holdout]
-    if not rest or not held:
-        raise ValueError(
-            f"{data.photos}: got {len(rest)} usable photographs to train on and {len(held)} to validate on, wanted "
-            f"some of both: add photographs, or change data.holdout ({data.holdout})"
-        )
-    return rest, held
-
-
 def _summary(config: TrainConfig) -> dict[str, Any]:
     """What a model card says of a stage."""
     summary = {
@@ -307,77 +278,6 @@ def _teacher(teacher: TeacherConfig) -> str:
     run = path.parent.name if path.name == WEIGHTS else ""  # whose weights they are tells more
     views = f", mean over {teacher.views} views" if teacher.views > 1 else ""
     return f"{teacher.kind}: {run or path.name}, {teacher.weight:g} of the loss{views}"
-
-
-def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
-    """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
-    network = checkpoints.build(config.model)
-    blocks = source.config.model.blocks if source else config.model.blocks
-    if blocks > config.model.blocks:
-        raise checkpoints.CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
-    if source is not None:
-        _take_over(network, without_shifts(source.part("ema")), blocks)
-        network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
-    first = config.optim.steps
-    fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
-    if config.quant is not None:
-        quantize(network, config.quant)
-        if source is not None and _same_codes(source.config.quant, config.quant):
-            _take_over(network, source.part("ema"), blocks)
-    growth.make_identity(network, blocks)
-    calibrate(network, (sampler(index)[0] for index in fresh))
-    if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
-        # once: the weights of a depth-dynamic network are made for their ranking
-        network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
-    return network
-
-
-@torch.no_grad()
-def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[int, ...]:
-    """Block indices in the order they are kept as depth shrinks.
-
-    rule: "small-gain", the paper's (where the shortcut's gain is large, the identity matters more than the block);
-    "large-gain", its opposite; "sensitivity", blocks first whose absence raises the L1 loss on the batches most.
-    """
-    gains = [float(block.gain.detach()) for block in network.body]
-    if rule == "small-gain":
-        return rank_by(gains)
-    if rule == "large-gain":
-        return rank_by([-gain for gain in gains])
-    losses = [0.0] * len(gains)
-    for lr, hr in batches:
-        for block in range(len(gains)):
-            others = [index for index in range(len(gains)) if index != block]
-            losses[block] += float((network(lr, depth=others) - hr).abs().mean())
-    return rank_by([-loss for loss in losses])
-
-
-def _take_over(network: nn.Module, given: dict[str, Tensor], blocks: int) -> None:
-    """Loads every tensor that the network has by the same name and shape, and names the others of its first blocks."""
-    own = network.state_dict()
-    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
-    if not any(name.startswith("body.") for name in fitting):
-        raise checkpoints.CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
-    network.load_state_dict(fitting, strict=False)
-    new = tuple(f"body.{block}." for block in range(blocks, len(network.body)))
-    if missing := sorted(name for name in set(own) - set(fitting) if not name.startswith(new)):
-        log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
-
-
-def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
-    fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid", "weight_shift", "act_shift")
-    return a is not None and all(getattr(a, name) == getattr(b, name) for name in fields)
-
-
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """The weights' learning rate of a step (0-based): linear warm-up, then cosine or step decay."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    if config.schedule == "step":
-        return config.learning_rate * config.step_factor ** sum(progress >= m for m in config.milestones)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
 class _prefetched:
@@ -405,105 +305,3 @@ class _prefetched:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-
-@torch.no_grad()
-def mean_psnr(
-    network: Callable[[Tensor], Tensor], photos: Iterable[Photo], upscale: int, device: torch.device
-) -> float:
-    """Mean PSNR-Y in dB over the middle of photographs that have HR.
-
-    network: LR float32 (1, 3, H, W) on the device -> SR (1, 3, H*upscale, W*upscale), RGB in [0, 1].
-    """
-    scores = []
-    for photo in photos:
-        lr, hr = _centre(photo, upscale)
-        x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None].to(device)
-        sr = network(x)[0].permute(1, 2, 0).cpu().numpy()
-        scores.append(metrics.psnr(images.to_uint8(sr), hr, upscale))
-    return float(np.mean(scores))
-
-
-def _centre(photo: Photo, upscale: int) -> tuple[images.UInt8, images.UInt8]:
-    """The middle of a photograph that has HR, at most VALIDATION_SIDE LR pixels on a side."""
-    lr, hr = photo.lr, photo.hr
-    assert hr is not None
-    size = [min(side, VALIDATION_SIDE) for side in lr.shape[:2]]
-    y, x = ((side - s) // 2 for side, s in zip(lr.shape[:2], size, strict=True))
-    lr = np.array(lr[y : y + size[0], x : x + size[1]])
-    y, x, height, width = (v * upscale for v in (y, x, *size))
-    return lr, np.array(hr[y : y + height, x : x + width])
-
-
-def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = False) -> Trainer:
-    """Trains as configured; the folder afterwards holds log, checkpoints and, once done, `weights.safetensors`.
-
-    Raises FileExistsError if the folder already holds a run and `resume` is False or while another process trains
-    there, and ConfigError without its device.
-    """
-    _require_device(config)
-    folder = Path(config.run.folder)
-    if not resume and checkpoints.saved_steps(folder):
-        raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    workers = distributed.join(config.run.device)
-    trainer = Trainer(config, workers)
-    if resume and trainer.resume():
-        log.info("resumed at step %d", trainer.step)
-    trainer.train(minutes)
-    return trainer
-
-
-def check(stages: Iterable[TrainConfig]) -> None:
-    """Finds before the first stage trains what a later one would fail at: its device, settings and files.
-
-    Raises ConfigError, or ValueError for what a quantizer or a backbone refuses.
-    """
-    coming: set[Path] = set()
-    for config in stages:
-        _require_device(config)
-        network = checkpoints.build(config.model)
-        if config.quant is not None:
-            quantize(network, config.quant)
-        if config.optim.temperatures:
-            set_temperature(network, config.optim.temperatures[0])
-        for name, path in (("run.init", config.run.init), ("teacher.weights", config.teacher.weights)):
-            if path and Path(path) not in coming and not Path(path).is_file():
-                raise ConfigError(f"{name}: got {path!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
-        coming.add(Path(config.run.folder) / WEIGHTS)
-
-
-def _require_device(config: TrainConfig) -> None:
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: got 'cuda', wanted 'cpu': this torch sees no GPU here")
-
-
-def run_stages(
-    configs: Sequence[TrainConfig], *, minutes: float | None = None, resume: bool = False
-) -> Iterator[Trainer]:
-    """Runs one stage after the other, each as `run` does; yields each trainer when it has stopped.
-
-    minutes: for all together. With `resume`, a stage that is done is left as it is. Raises what `check` does before
-    any of them starts.
-    """
-    check(configs)
-    deadline = None if minutes is None else time.monotonic() + minutes * 60
-    for config in configs:
-        left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
-        trainer = run(config, minutes=left, resume=resume)
-        yield trainer
-        if trainer.step < config.optim.steps:
-            return
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a run's log, without those that a full disk or a kill cut short."""
-    return [line for text in (folder / "log.jsonl").read_text().splitlines() if (line := _json(text)) is not None]
-
-
-def _json(text: str) -> dict[str, Any] | None:
-    try:
-        line: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        return None
-    return line

@@ -17,7 +17,8 @@ from quantsr.train import Trainer
 SCRIPT = """
 import json, sys
 import torch
-from quantsr import config, distributed, train
+from quantsr import config, train
+from quantsr.train import distributed
 torch.set_num_threads(1)
 tables, folder = json.load(open(sys.argv[1])), sys.argv[2]
 settings = config.from_dict(tables)
@@ -56,7 +57,7 @@ def test_two_processes_make_the_step_of_one(tables: dict[str, dict[str, object]]
     (tmp_path / "config.json").write_text(json.dumps(tables))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(tmp_path / name) for name in ("script.py", "config.json", "")]
-    source = str(Path(train.__file__).parents[1])
+    source = str(Path(train.__file__).parents[2])
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": source}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -85,7 +86,7 @@ def test_two_processes_make_the_step_of_one(tables: dict[str, dict[str, object]]
 
 
 def test_a_batch_must_split_evenly(tables: dict[str, dict[str, object]]) -> None:
-    from quantsr.distributed import Workers
+    from quantsr.train.distributed import Workers
 
     with pytest.raises(ValueError, match=r"got data\.batch 4, wanted a multiple of the 3 processes"):
         Trainer(configs.from_dict(tables), Workers(0, 3))

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from quantsr.config import OptimConfig
 from quantsr.models import EDSR, SwinIR
-from quantsr.optimizers import Optimizer
 from quantsr.quant import QuantConfig, calibrate, quantize, quantized_layers
+from quantsr.train.optimizers import Optimizer
 
 METHODS = pytest.mark.parametrize("method", ["adam", "muon"])
 

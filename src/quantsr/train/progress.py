@@ -130,3 +130,16 @@ def _tensorboard(folder: Path) -> Any:
     except ImportError as error:
         raise ImportError("run.tensorboard needs the extra `log`: pip install 'quantsr[log]'") from error
     return SummaryWriter(str(folder))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a run's log, without those that a full disk or a kill cut short."""
+    return [line for text in (folder / "log.jsonl").read_text().splitlines() if (line := _json(text)) is not None]
+
+
+def _json(text: str) -> dict[str, Any] | None:
+    try:
+        line: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantsr import config as configs
-from quantsr import losses
-from quantsr.losses import Objective
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinIR
+from quantsr.train import losses
+from quantsr.train.losses import Objective
 
 
 def objective(**teacher: float | str) -> tuple[Objective, EDSR, EDSR]:

@@ -6,6 +6,7 @@ of a step is 0.2 of the learning rate whatever the shape (Liu et al., 2025, arXi
 fit. Differs from both: no weight decay.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,3 +99,14 @@ def _adam(groups: dict[float, list[nn.Parameter]], config: OptimConfig) -> torch
 def _muon(matrices: list[nn.Parameter], config: OptimConfig) -> torch.optim.Muon:
     table = {"params": matrices, "relative_rate": 1.0}
     return torch.optim.Muon([table], lr=config.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """The weights' learning rate of a step (0-based): linear warm-up, then cosine or step decay."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if config.schedule == "step":
+        return config.learning_rate * config.step_factor ** sum(progress >= m for m in config.milestones)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)

@@ -1,0 +1,78 @@
+"""Runs of a recipe: one stage, or all of them, checked before the first."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from quantsr import checkpoint
+from quantsr.config import ConfigError, TrainConfig
+from quantsr.quant import quantize, set_temperature
+from quantsr.recipe import WEIGHTS
+from quantsr.train import distributed
+from quantsr.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = False) -> Trainer:
+    """Trains as configured; the folder afterwards holds log, checkpoints and, once done, `weights.safetensors`.
+
+    Raises FileExistsError if the folder already holds a run and `resume` is False or while another process trains
+    there, and ConfigError without its device.
+    """
+    _require_device(config)
+    folder = Path(config.run.folder)
+    if not resume and checkpoint.saved_steps(folder):
+        raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = distributed.join(config.run.device)
+    trainer = Trainer(config, workers)
+    if resume and trainer.resume():
+        log.info("resumed at step %d", trainer.step)
+    trainer.train(minutes)
+    return trainer
+
+
+def run_stages(
+    configs: Sequence[TrainConfig], *, minutes: float | None = None, resume: bool = False
+) -> Iterator[Trainer]:
+    """Runs one stage after the other, each as `run` does; yields each trainer when it has stopped.
+
+    minutes: for all together. With `resume`, a stage that is done is left as it is. Raises what `check` does before
+    any of them starts.
+    """
+    check(configs)
+    deadline = None if minutes is None else time.monotonic() + minutes * 60
+    for config in configs:
+        left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
+        trainer = run(config, minutes=left, resume=resume)
+        yield trainer
+        if trainer.step < config.optim.steps:
+            return
+
+
+def check(stages: Iterable[TrainConfig]) -> None:
+    """Finds before the first stage trains what a later one would fail at: its device, settings and files.
+
+    Raises ConfigError, or ValueError for what a quantizer or a backbone refuses.
+    """
+    coming: set[Path] = set()
+    for config in stages:
+        _require_device(config)
+        network = checkpoint.build(config.model)
+        if config.quant is not None:
+            quantize(network, config.quant)
+        if config.optim.temperatures:
+            set_temperature(network, config.optim.temperatures[0])
+        for name, path in (("run.init", config.run.init), ("teacher.weights", config.teacher.weights)):
+            if path and Path(path) not in coming and not Path(path).is_file():
+                raise ConfigError(f"{name}: got {path!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
+        coming.add(Path(config.run.folder) / WEIGHTS)
+
+
+def _require_device(config: TrainConfig) -> None:
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: got 'cuda', wanted 'cpu': this torch sees no GPU here")

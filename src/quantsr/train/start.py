@@ -1,0 +1,76 @@
+"""The network that a run starts with: fresh or from other weights, quantized, calibrated, its blocks ranked."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantsr.checkpoint import Checkpoint, CheckpointError, build
+from quantsr.config import TrainConfig
+from quantsr.data.patches import PatchSampler
+from quantsr.models.depth import rank_by
+from quantsr.quant import QuantConfig, calibrate, quantize, without_shifts
+from quantsr.train.growth import make_identity
+
+log = logging.getLogger(__name__)
+
+
+def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
+    """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
+    network = build(config.model)
+    blocks = source.config.model.blocks if source else config.model.blocks
+    if blocks > config.model.blocks:
+        raise CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
+    if source is not None:
+        _take_over(network, without_shifts(source.part("ema")), blocks)
+        network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
+    first = config.optim.steps
+    fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
+    if config.quant is not None:
+        quantize(network, config.quant)
+        if source is not None and _same_codes(source.config.quant, config.quant):
+            _take_over(network, source.part("ema"), blocks)
+    make_identity(network, blocks)
+    calibrate(network, (sampler(index)[0] for index in fresh))
+    if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
+        # once: the weights of a depth-dynamic network are made for their ranking
+        network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
+    return network
+
+
+@torch.no_grad()
+def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[int, ...]:
+    """Block indices in the order they are kept as depth shrinks.
+
+    rule: "small-gain", the paper's (where the shortcut's gain is large, the identity matters more than the block);
+    "large-gain", its opposite; "sensitivity", blocks first whose absence raises the L1 loss on the batches most.
+    """
+    gains = [float(block.gain.detach()) for block in network.body]
+    if rule == "small-gain":
+        return rank_by(gains)
+    if rule == "large-gain":
+        return rank_by([-gain for gain in gains])
+    losses = [0.0] * len(gains)
+    for lr, hr in batches:
+        for block in range(len(gains)):
+            others = [index for index in range(len(gains)) if index != block]
+            losses[block] += float((network(lr, depth=others) - hr).abs().mean())
+    return rank_by([-loss for loss in losses])
+
+
+def _take_over(network: nn.Module, given: dict[str, Tensor], blocks: int) -> None:
+    """Loads every tensor that the network has by the same name and shape, and names the others of its first blocks."""
+    own = network.state_dict()
+    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+    if not any(name.startswith("body.") for name in fitting):
+        raise CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
+    network.load_state_dict(fitting, strict=False)
+    new = tuple(f"body.{block}." for block in range(blocks, len(network.body)))
+    if missing := sorted(name for name in set(own) - set(fitting) if not name.startswith(new)):
+        log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
+
+
+def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
+    fields = ("weight_bits", "act_bits", "quantizer", "placement", "weight_grid", "weight_shift", "act_shift")
+    return a is not None and all(getattr(a, name) == getattr(b, name) for name in fields)
