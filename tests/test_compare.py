@@ -13,6 +13,7 @@ from quantsr.cli import main
 from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
 from quantsr.config import ConfigError
+from quantsr.files import lock
 from quantsr.train import distributed
 
 RECIPE = """
@@ -114,6 +115,15 @@ def test_what_training_does_not_read_is_no_other_stage(file: Path, tmp_path: Pat
     assert stages_of(variant, [], 0, tmp_path) != before
 
 
+def test_a_comparison_may_be_moved(file: Path, tmp_path: Path, photos: Path) -> None:
+    (variant,) = variants([str(file)], [])
+    names = [[Path(stage.run.folder).name for stage in stages_of(variant, [], 0, Path(home))] for home in ("a", "/b")]
+    assert names[0] == names[1]
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    moved = stages_of(variant, [f"data.photos={tmp_path / 'elsewhere'}", "data.cache=other"], 0, tmp_path)
+    assert [Path(stage.run.folder).name for stage in moved] == names[0]
+
+
 def test_what_scoring_does_not_read_is_no_other_set(tmp_path: Path) -> None:
     for name in ("HR/a.png", "LR_bicubic/X2/ax2.png"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -184,6 +194,46 @@ def test_a_bad_axis_is_a_usage_error(file: Path, tmp_path: Path, capsys: pytest.
     assert main([*command, "quant.quantizer=rlq,lsq"]) == 2
     assert "Set14/HR: got 0 PNG images" in capsys.readouterr().err
     assert not (tmp_path / "out" / "stages").exists()  # nothing was trained for it
+
+
+def test_the_same_run_is_not_compared_with_itself(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", str(file), "--data", str(tmp_path), "-o", str(tmp_path / "out"), "--seeds", "0", "1"]
+    assert main([*command, "--with", "run.seed=7"]) == 2
+    assert "got tiny with seed 0 and tiny with seed 1, which are one and the same run" in capsys.readouterr().err
+
+
+def test_what_diverges_is_a_result(
+    file: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["compare", str(file), "--vary", "stages.dqa.optim.learning_rate=1e30,1e-3", "--set", "Set5"]
+    command += ["--with", "run.max_bad_steps=0", "--data", str(data_folder / "benchmarks"), "-o", str(out)]
+    assert main(command) == 0
+    lost, sound = json.loads((out / "compare.json").read_text())["rows"]
+    assert lost["runs"] == [] and "1 non-finite losses in a row" in lost["diverged"]["0"]
+    assert len(sound["runs"]) == 1 and sound["diverged"] == {}
+    page = (out / "compare.md").read_text()
+    assert "- tiny 1e30 with seed 0 diverged: step" in page and "| tiny 1e-3 | 1 | full |" in page
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")} == before  # not tried again
+
+
+def test_two_comparisons_do_not_train_one_stage(
+    file: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (variant,) = variants([str(file)], [])
+    folder = Path(stages_of(variant, [], 0, out / "stages")[0].run.folder)
+    folder.mkdir(parents=True)
+    with (folder / "log.jsonl").open("w") as held:
+        lock(held)
+        command = ["compare", str(file), "--set", "Set5", "--data", str(data_folder / "benchmarks"), "-o", str(out)]
+        assert main(command) == 2
+    assert "another process trains there" in capsys.readouterr().err
 
 
 def test_an_extra_that_is_missing_is_named(

@@ -34,7 +34,7 @@ def test_stages_share_what_they_do_not_say(file: Path) -> None:
 
 
 def test_each_stage_starts_from_the_one_before(file: Path) -> None:
-    stages = recipe.load(file, ["run.init=mine.safetensors"])
+    stages = recipe.load(file, ["stages.float.run.init=mine.safetensors"])
     assert [stage.run.folder for stage in stages.values()] == ["runs/a/float", "runs/a/quantized", "runs/a/dqa"]
     assert [stage.run.init for stage in stages.values()] == [
         "mine.safetensors", "runs/a/float/weights.safetensors", "runs/a/quantized/weights.safetensors",
@@ -60,6 +60,23 @@ def test_settings_of_quant_leave_a_stage_without_it_float(tmp_path: Path) -> Non
     (tmp_path / "a.toml").write_text("[stages.float.optim]\nsteps = 3\n[stages.quantized.quant]\nweight_bits = 3\n")
     stages = recipe.load(tmp_path / "a.toml", ["quant.quantizer=lsq"])
     assert [stage.quant and stage.quant.quantizer for stage in stages.values()] == [None, "lsq"]
+
+
+def test_a_start_for_all_stages_would_be_lost(file: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"got run\.init for all .*, wanted stages\.NAME\.run\.init.* float, quantized"
+    ):
+        recipe.load(file, ["run.init=mine.safetensors"])
+    file.write_text(SHARED)
+    assert recipe.load(file, ["run.init=mine.safetensors"])[""].run.init == "mine.safetensors"
+
+
+@pytest.mark.parametrize("stages", ["", "[stages.float]\nquant = false\n"], ids=["no stages", "float alone"])
+def test_a_float_recipe_has_no_settings_of_quant(tmp_path: Path, stages: str) -> None:
+    (tmp_path / "a.toml").write_text("[model]\nupscale = 2\n" + stages)
+    assert [stage.quant for stage in recipe.load(tmp_path / "a.toml", ["optim.steps=3"]).values()] == [None]
+    with pytest.raises(ConfigError, match=r"got settings of quant, .*weight_bits.*, but the recipe has no \[quant\]"):
+        recipe.load(tmp_path / "a.toml", ["quant.weight_bits=2"])
 
 
 @pytest.mark.parametrize(

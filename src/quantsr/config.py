@@ -138,7 +138,11 @@ class TrainConfig:
         _require(self.optim.method in ("adam", "muon"), "optim.method", self.optim.method, '"adam" or "muon"')
         _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
-        _require(0 <= self.optim.ema < 1, "optim.ema", self.optim.ema, "0 up to, not including, 1")
+        for name in ("ema", "beta2"):
+            value = getattr(self.optim, name)
+            _require(0 <= value < 1, f"optim.{name}", value, "0 up to, not including, 1")
+        milestones = self.optim.milestones
+        _require(all(0 <= m <= 1 for m in milestones), "optim.milestones", milestones, "parts of the run, 0 to 1")
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
         for name, sizes in (("data.shrunk", self.data.shrunk), ("data.unpaired", self.data.unpaired)):
             _require(all(0 < size < 1 for size in sizes), name, sizes, "parts of 1, each above 0 and below 1")
@@ -174,7 +178,7 @@ class TrainConfig:
         for smallest, section, names in _SMALLEST:
             for name in names.split():
                 value = getattr(getattr(self, section), name)
-                _require(value >= smallest, f"{section}.{name}", value, f"{smallest} or more")
+                _require(smallest <= value < math.inf, f"{section}.{name}", value, f"{smallest} or more, finite")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as in the TOML file."""

@@ -36,7 +36,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
 
     overrides: "section.key=value", in every stage, [quant] only in those that have it, or
     "stages.NAME.section.key=value"; a value that is no TOML is a text. seed: `run.seed` of the stages that do not set
-    their own. Raises ConfigError for anything that cannot be used.
+    their own. Raises ConfigError for anything that cannot be used, and for an override that would change nothing.
     """
     tables = _read(_find(name_or_path))
     if seed is not None:
@@ -47,13 +47,22 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
         _set(_of_stage(tables, keys) if keys[0] == "stages" else everywhere, keys[-2:], value)
     stages = tables.pop("stages", None)
     if stages is None:
-        return {"": from_dict(_overridden(tables, everywhere))}
+        return _checked({"": from_dict(_overridden({"quant": False} | tables, everywhere))}, everywhere)
     if not isinstance(stages, dict) or not stages or not all(isinstance(own, dict) for own in stages.values()):
         raise ConfigError(f"stages: got {stages!r}, wanted tables [stages.NAME]")
     built: dict[str, TrainConfig] = {}
     for stage, own in stages.items():
         config = from_dict(_overridden({"quant": False} | _merged(tables, own), everywhere))
         built[stage] = _placed(config, stage, built, starts_itself="init" in own.get("run", {}))
+    return _checked(built, everywhere)
+
+
+def _checked(built: dict[str, TrainConfig], everywhere: Tables) -> dict[str, TrainConfig]:
+    """The stages, if what was given for all of them reaches those that it means."""
+    if "quant" in everywhere and not any(config.quant for config in built.values()):
+        raise ConfigError(f"got settings of quant, {everywhere['quant']}, but the recipe has no [quant]")
+    if "init" in everywhere.get("run", {}) and len(built) > 1:
+        raise ConfigError(f"got run.init for all stages, wanted stages.NAME.run.init, NAME one of {', '.join(built)}")
     return built
 
 

@@ -98,6 +98,8 @@ def test_named_depths_may_keep_any_number_of_blocks() -> None:
     assert _ran(network, "half") == list(range(15, 32))
     assert _ran(network, "quarter") == list(range(23, 32))
     assert len(_ran(network, "full")) == 32
+    with pytest.raises(ValueError, match="got 6 blocks at quarter depth, wanted at most the 4 of half depth"):
+        tiny(blocks=8, quarter=6)
     with pytest.raises(ValueError, match="got 33 blocks at half and 0 at quarter depth, wanted 0 to 32"):
         tiny(blocks=32, half=33)
 

@@ -145,8 +145,11 @@ def test_a_folder_is_of_one_process_at_a_time(make: Make) -> None:
         ({"teacher": {"weights": "typo"}}, r"teacher\.weights: got 'typo', wanted a file"),
         ({"run": {"init": "typo"}}, r"run\.init: got 'typo', wanted a file"),
         ({"model": {"window": 4}}, r"model\.window"),
+        ({"teacher": {"weights": __file__}}, r"test_interruptions\.py: not a readable checkpoint"),
+        ({"run": {"init": __file__}}, r"test_interruptions\.py: not a readable checkpoint"),
+        ({"data": {"photos": "nowhere"}}, r"data\.photos: got 'nowhere', wanted a folder"),
     ],
-    ids=["quantizer", "option", "temperature", "teacher", "start", "backbone"],
+    ids=["quantizer", "option", "temperature", "teacher", "start", "backbone", "no teacher", "no start", "photographs"],
 )
 def test_what_a_later_stage_would_fail_at_is_found_first(make: Make, change: dict[str, Any], wanted: str) -> None:
     first = make(folder="first")
@@ -154,6 +157,11 @@ def test_what_a_later_stage_would_fail_at_is_found_first(make: Make, change: dic
     with pytest.raises(ValueError, match=wanted):
         list(train.run_stages([first, make(start, change)]))
     assert not folder_of(first).exists()
+
+
+def test_a_later_stage_may_start_from_what_is_not_there_yet(make: Make) -> None:
+    first = make(folder="first")
+    start = {"run": {"init": str(folder_of(first) / "weights.safetensors")}}
     assert [trainer.step for trainer in train.run_stages([first, make(start, W4A4)])] == [12, 12]
 
 

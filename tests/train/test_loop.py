@@ -1,5 +1,6 @@
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def test_the_held_out_photographs_never_train(make: Make) -> None:
     more, unchanged = train.split_photos(make({"data": {"shrunk": [0.5]}}))
     assert [(photo.name, photo.size) for photo in more] == [(photo.name, s) for photo in train_photos for s in (1, 0.5)]
     assert [(photo.name, photo.size) for photo in unchanged] == [("0.png", 1), ("4.png", 1)]
+
+
+def test_photographs_that_come_and_go_change_what_is_held_out(
+    make: Make, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train.run(make())
+    assert "held out now" not in caplog.text
+    shutil.copy(photos / "7.png", photos / "00.png")  # the others move on by one
+    train.run(make({"optim": {"steps": 13}}), resume=True)
+    assert "held out now but not before, as the folder changed: 3.png, 7.png" in caplog.text
 
 
 def test_one_photograph_is_too_few(make: Make, photos: Path) -> None:

@@ -31,17 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from quantsr import train
         from quantsr.compare import report, table
     except ImportError as error:
         raise Failure(f"comparing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         rows = table.rows(args.recipes, args.vary, args.overrides, args.seeds, args.out, args.data, args.sets)
-    except ValueError as error:
+    except (ValueError, FileExistsError, ImportError) as error:  # as in `train`
         raise Failure(error, USAGE) from error
-    except train.TrainingDiverged as error:
-        raise Failure(error, 1) from error
     write_atomically(args.out / "compare.json", json.dumps(_record(args, rows), indent=1).encode())
     write_atomically(args.out / "compare.md", report.markdown(rows).encode())
     print(report.markdown(rows))

@@ -27,11 +27,17 @@ def decisive(run: Row, depth: str) -> float | None:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Rows by mean over the decisive sets, best first; PSNR +- spread over seeds / SSIM. Below, how they came about."""
-    sets = list(dict.fromkeys(name for row in rows for run in row["runs"] for name in run["scores"]["full"]))
+    trained = [row for row in rows if row["runs"]]
+    sets = list(dict.fromkeys(name for row in trained for run in row["runs"] for name in run["scores"]["full"]))
     heads = ["network", "seeds", "depth", *sets, "mean of " + " and ".join(DECISIVE), "parameters", "bytes", "BitOPs"]
     lines = [_line([*heads, "engine, CPU ms"]), "|" + "---|" * (len(heads) + 1)]
-    lines += [_line(_cells(row, depth, sets)) for row in sorted(rows, key=_rank) for depth in row["runs"][0]["scores"]]
+    lines += [
+        _line(_cells(row, depth, sets)) for row in sorted(trained, key=_rank) for depth in row["runs"][0]["scores"]
+    ]
     reasons = [f"- {row['name']} is not packed: {row['not_packed']}" for row in rows if "not_packed" in row]
+    for row in rows:
+        lost = row.get("diverged", {})
+        reasons += [f"- {row['name']} with seed {seed} diverged: {why}" for seed, why in lost.items()]
     return "\n".join([*lines, "", *_notes(rows), *reasons]) + "\n"
 
 
@@ -89,7 +95,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def plots(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Accuracy, alone and against bytes and latency, learning curves, use of codes. Needs matplotlib."""
+    """Accuracy, alone and against bytes and latency, learning curves, use of codes. Needs matplotlib.
+
+    Draws nothing where nothing was trained to its end.
+    """
+    rows = [row for row in rows if row["runs"]]
+    if not rows:
+        return []
     drawings: dict[str, Callable[[Any, Sequence[Row]], None]] = {
         "scores.png": _draw_scores,
         "bytes.png": partial(_draw_against, label="bytes, packed", cost=lambda row: row["costs"]["bytes"]),

@@ -2,20 +2,23 @@
 
 Every stage lives in a folder named by a digest of its settings, its photographs and the weights that it reads, so that
 variants share the stages that they have in common, a comparison goes on where it stopped, and no stage is taken for
-another. The code is not in it: who changes a quantizer compares in a new folder.
+another. Where files lie is not in it: a comparison may be moved. Nor is the code: who changes a quantizer compares in a
+new folder.
 """
 
 import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantsr import images, recipe, train
 from quantsr.config import ConfigError, TrainConfig
-from quantsr.files import listing
+from quantsr.files import listing, write_atomically
+
+DIVERGED = "diverged.txt"  # in the folder of a stage that cannot be trained: why
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,23 @@ def _moved(config: TrainConfig, moved: dict[str, str]) -> TrainConfig:
     return dataclasses.replace(config, run=run, teacher=dataclasses.replace(config.teacher, weights=weights))
 
 
-def digest(config: TrainConfig, stages: Container[str] = ()) -> str:
-    """Twelve hexadecimal digits of all settings of a stage but its folder, of the names and sizes of its photographs,
-    and of the bytes of start and teacher; those in `stages`, weights of other stages, are in their own digests.
+def digest(config: TrainConfig, stages: Collection[str] = ()) -> str:
+    """Twelve hexadecimal digits of all settings of a stage but its folders, of the names and sizes of its photographs,
+    and of what its start and its teacher hold. `stages`: weights of other stages, which their folders' names stand for.
     """
     tables = config.to_dict()
-    del tables["run"]["folder"]
-    read = (Path(path) for path in (config.run.init, config.teacher.weights) if path and path not in stages)
-    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in read if path.is_file()]
-    return short_digest([tables, listing(Path(config.data.photos), images.SUFFIXES), weights])
+    for section, key in (("run", "folder"), ("data", "photos"), ("data", "cache")):
+        del tables[section][key]
+    tables["run"]["init"] = _identity(config.run.init, stages)
+    tables["teacher"]["weights"] = _identity(config.teacher.weights, stages)
+    return short_digest([tables, listing(Path(config.data.photos), images.SUFFIXES)])
+
+
+def _identity(weights: str, stages: Collection[str]) -> str:
+    path = Path(weights)
+    if weights in stages:
+        return path.parent.name
+    return hashlib.sha256(path.read_bytes()).hexdigest() if weights and path.is_file() else weights
 
 
 def short_digest(value: object) -> str:
@@ -86,9 +97,19 @@ def short_digest(value: object) -> str:
 
 
 def trained(stages: Sequence[TrainConfig]) -> list[Path]:
-    """Trains what is not trained yet; the folders of the stages. Raises what `train.run` raises."""
+    """Trains what is not trained yet; the folders of the stages. Raises what `train.run` raises.
+
+    A stage that diverged once is not tried again.
+    """
     folders = [Path(config.run.folder) for config in stages]
     for config, folder in zip(stages, folders, strict=True):
-        if not (folder / recipe.WEIGHTS).exists():
+        if (folder / recipe.WEIGHTS).exists():
+            continue
+        if (folder / DIVERGED).exists():
+            raise train.TrainingDiverged((folder / DIVERGED).read_text())
+        try:
             train.run(config, resume=True)
+        except train.TrainingDiverged as why:
+            write_atomically(folder / DIVERGED, str(why).encode())
+            raise
     return folders

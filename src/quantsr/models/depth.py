@@ -48,11 +48,17 @@ class DepthDynamic(nn.Module):
     depth_counts: dict[str, int]
 
     def set_body(self, body: nn.ModuleList, half: int, quarter: int, ranking: Sequence[int] | None) -> None:
-        """Arguments as those of the backbones. Raises ValueError for counts above the number of blocks."""
+        """Arguments as those of the backbones.
+
+        Raises ValueError for counts above the number of blocks, and for a quarter that is deeper than half.
+        """
         if not all(0 <= count <= len(body) for count in (half, quarter)):
             raise ValueError(f"got {half} blocks at half and {quarter} at quarter depth, wanted 0 to {len(body)}")
         self.body, self.depth_counts = body, {"half": half, "quarter": quarter}
         self.set_ranking(range(len(body)) if ranking is None else ranking)
+        more, less = len(self.kept("half")), len(self.kept("quarter"))
+        if less > more:
+            raise ValueError(f"got {less} blocks at quarter depth, wanted at most the {more} of half depth")
 
     def set_ranking(self, ranking: Sequence[int]) -> None:
         """Sets the order in which blocks are kept. Raises ValueError unless it is a permutation of all blocks."""

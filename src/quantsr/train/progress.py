@@ -22,7 +22,7 @@ class RunLog:
         self._config, self._first = config, resumed_at
         self._console = Console()
         self._file = _appended(folder / "log.jsonl")
-        self._board = _tensorboard(folder) if config.run.tensorboard else None
+        self._board = summary_writer()(str(folder)) if config.run.tensorboard else None
         self._losses: list[float] = []
         self._start = self._last = time.monotonic()
         self._progress = Progress(
@@ -124,12 +124,13 @@ def _appended(path: Path) -> IO[str]:
     return file
 
 
-def _tensorboard(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """TensorBoard's class. Raises ImportError that names the extra."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("run.tensorboard needs the extra `log`: pip install 'quantsr[log]'") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

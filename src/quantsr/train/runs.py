@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,9 @@ from quantsr.config import ConfigError, TrainConfig
 from quantsr.quant import quantize, set_temperature
 from quantsr.recipe import WEIGHTS
 from quantsr.train import distributed
+from quantsr.train.progress import summary_writer
+from quantsr.train.start import float_network
+from quantsr.train.teachers import load_teacher
 from quantsr.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,8 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     workers = distributed.join(config.run.device)
     trainer = Trainer(config, workers)
     if resume and trainer.resume():
-        log.info("resumed at step %d", trainer.step)
+        halved = f", at 1/{2**trainer.rollbacks} of the learning rate" if trainer.rollbacks else ""
+        log.info("resumed at step %d%s", trainer.step, halved)
     trainer.train(minutes)
     return trainer
 
@@ -57,20 +61,35 @@ def run_stages(
 def check(stages: Iterable[TrainConfig]) -> None:
     """Finds before the first stage trains what a later one would fail at: its device, settings and files.
 
-    Raises ConfigError, or ValueError for what a quantizer or a backbone refuses.
+    Raises ConfigError, CheckpointError for weights that cannot be used, ValueError for what a quantizer or a backbone
+    refuses, and ImportError for a missing extra.
     """
-    coming: set[Path] = set()
+    coming: set[Path] = set()  # weights of the stages before
     for config in stages:
         _require_device(config)
-        network = checkpoint.build(config.model)
+        if config.run.tensorboard:
+            summary_writer()
+        if not Path(config.data.photos).is_dir():
+            raise ConfigError(f"data.photos: got {config.data.photos!r}, wanted a folder of photographs")
+        init = _present("run.init", config.run.init, coming)
+        network = float_network(config, checkpoint.load(init) if init else None)
         if config.quant is not None:
             quantize(network, config.quant)
         if config.optim.temperatures:
             set_temperature(network, config.optim.temperatures[0])
-        for name, path in (("run.init", config.run.init), ("teacher.weights", config.teacher.weights)):
-            if path and Path(path) not in coming and not Path(path).is_file():
-                raise ConfigError(f"{name}: got {path!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
+        if _present("teacher.weights", config.teacher.weights, coming):
+            load_teacher(config, torch.device("cpu"))
         coming.add(Path(config.run.folder) / WEIGHTS)
+
+
+def _present(name: str, weights: str, coming: Collection[Path]) -> Path | None:
+    """The file that a setting names, if it is there already; None for no file, and for one that is to come."""
+    path = Path(weights)
+    if not weights or path in coming:
+        return None
+    if not path.is_file():
+        raise ConfigError(f"{name}: got {weights!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
+    return path
 
 
 def _require_device(config: TrainConfig) -> None:

@@ -18,13 +18,8 @@ log = logging.getLogger(__name__)
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
     """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
-    network = build(config.model)
+    network = float_network(config, source)
     blocks = source.config.model.blocks if source else config.model.blocks
-    if blocks > config.model.blocks:
-        raise CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
-    if source is not None:
-        _take_over(network, without_shifts(source.part("ema")), blocks)
-        network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
     first = config.optim.steps
     fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
     if config.quant is not None:
@@ -36,6 +31,18 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
     if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
         # once: the weights of a depth-dynamic network are made for their ranking
         network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
+    return network
+
+
+def float_network(config: TrainConfig, source: Checkpoint | None) -> nn.Module:
+    """The network before it is quantized. Raises CheckpointError if `source` is deeper, or none of it fits."""
+    network = build(config.model)
+    if source is not None:
+        blocks = source.config.model.blocks
+        if blocks > config.model.blocks:
+            raise CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
+        _take_over(network, without_shifts(source.part("ema")), blocks)
+        network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
     return network
 
 

@@ -64,6 +64,7 @@ class Trainer:
             self.train_photos, upscale=config.model.upscale, patch=data.patch, batch=data.batch, seed=run.seed
         )
         source = checkpoints.load(Path(run.init)) if run.init else None
+        self._compare_held_out(source)
         self.earlier_stages: list[dict[str, Any]] = source.state.get("history", []) if source else []
         self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
         workers.agree(self.network)
@@ -224,6 +225,7 @@ class Trainer:
             ):
                 if got != wanted:
                     raise checkpoints.CheckpointError(f"{path}: got {part} {got}, wanted {wanted}: not the same run")
+            self._compare_held_out(found)
             self._restore(found)
             return True
         if saved:
@@ -232,12 +234,20 @@ class Trainer:
             )
         return False
 
+    def _compare_held_out(self, before: Checkpoint | None) -> None:
+        """Warns of photographs that validate now and may have trained before: others came or went."""
+        known = set(before.state.get("held_out", [])) if before else set()
+        now = {photo.name for photo in self.val_photos}
+        if known & now and now - known:  # none in common are other photographs altogether
+            log.warning("held out now but not before, as the folder changed: %s", ", ".join(sorted(now - known)))
+
     def _state(self) -> dict[str, Any]:
         stage = {"steps": self.step, **_summary(self.config)}
         return {
             "step": self.step,
             "rollbacks": self.rollbacks,
             "ranking": list(self.network.ranking),
+            "held_out": [photo.name for photo in self.val_photos],
             "history": [*self.earlier_stages, stage],
         }
 
