@@ -1,8 +1,10 @@
 """What many tests need: one torch thread, the reference data where it exists, made-up pictures."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -31,6 +33,22 @@ def data_folder() -> Path:
 def picture() -> Callable[..., np.ndarray]:
     """picture(height, width, seed=0): uint8 RGB (H, W, 3), smooth waves over the whole range."""
     return _picture
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """Fails a test that would wait without end, for a pipe; skips it where there are none."""
+    if os.name == "nt":
+        pytest.skip("has no pipes in folders")
+
+    def late(number: int, frame: object) -> NoReturn:
+        pytest.fail("waited for 20 s")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,13 @@ def test_memory(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) ->
     assert upscale(photo, "-o", bounded, "-n", model, "--memory", "200MiB") == 0
     assert whole.read_bytes() == bounded.read_bytes()
     assert upscale(photo, "-o", photo.parent / "none.png", "-n", model, "--memory", "1MB") == NONE_DONE
-    assert "got --memory 1 MiB, wanted" in capsys.readouterr().err
+    told = re.search(r"got --memory 976 KiB, wanted (\d+) MiB$", capsys.readouterr().err.strip())
+    assert told and upscale(photo, "-o", photo.parent / "just.png", "-n", model, "--memory", f"{told[1]}MiB") == 0
+    lacking = f"{int(told[1]) - 1}MiB"
+    assert upscale(photo, "-o", photo.parent / "none.png", "-n", model, "--memory", lacking) == NONE_DONE
+    assert f"got --memory {lacking[:-3]} MiB, wanted {told[1]} MiB" in capsys.readouterr().err
+    assert upscale(photo, "-o", photo.parent / "none.png", "-n", model, "--memory", "0") == NONE_DONE
+    assert f"got --memory 0 B, wanted {told[1]} MiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -269,8 +276,28 @@ def test_packing_never_overwrites_its_checkpoint(tmp_path: Path, capsys: pytest.
     before = path.read_bytes()
     for output in (path, tmp_path / ".." / tmp_path.name / path.name, tmp_path / "link"):
         assert main(["pack", str(path), "-o", str(output)]) == 2
-        assert "-o: got the checkpoint itself" in capsys.readouterr().err
+        assert f"-o: got {output}, which is read; wanted another file" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def test_packing_overwrites_nothing_unless_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, photo = make_checkpoint(tmp_path / "weights.safetensors"), tmp_path / "photo.jpg"
+    photo.write_bytes(b"dear")
+    assert main(["pack", str(checkpoint), "-o", str(photo)]) == 2
+    assert f"{photo} exists; pass --force to overwrite it" in capsys.readouterr().err
+    assert photo.read_bytes() == b"dear"
+
+
+def test_the_wrong_kind_of_file_is_named(
+    tmp_path: Path, photo: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "weights.safetensors")
+    assert upscale(photo, "-n", checkpoint) == 2
+    assert "is a training checkpoint, wanted a packed model; `quantsr pack` makes one of it" in capsys.readouterr().err
+    assert upscale(photo, "-n", photo) == 2
+    assert f"{photo}: first bytes: got b" in (told := capsys.readouterr().err) and "`quantsr pack` wrote" in told
+    assert main(["pack", str(model), "-o", str(tmp_path / "again.safetensors")]) == 2
+    assert "not a readable checkpoint (it is packed already)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["models", "--help"])
@@ -345,7 +372,7 @@ def test_an_output_inside_a_file_is_wrong_usage(
     make_set5(tmp_path)
     arguments = ["--data", str(tmp_path), "--set", "Set5", "--json", str(photo / "result.json")]
     assert main(["evaluate", "-n", str(model), *arguments]) == 2
-    assert f"Not a directory: '{photo}'" in capsys.readouterr().err
+    assert f"{photo} is a file, wanted a folder" in capsys.readouterr().err
 
 
 def test_evaluate_fast(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"kept")
     for inside in ("scores.json", "runs/scores.json"):
-        with pytest.raises(NotADirectoryError, match="file"):
+        with pytest.raises(NotADirectoryError, match=r"file is a file, wanted a folder$"):
             write_atomically(tmp_path / "file" / inside, b"{}")
     assert (tmp_path / "file").read_bytes() == b"kept"
 
@@ -23,9 +23,10 @@ def test_where_a_folder_will_be_made(tmp_path: Path) -> None:
     assert require_folder(tmp_path / "not" / "yet") == require_folder(tmp_path) == tmp_path
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "absent")
-    for inside in ("file", "file/a/b", "link", "link/a"):
-        with pytest.raises(NotADirectoryError, match=inside[:4]):
+    for inside, kind in (("file", "a file"), ("file/a/b", "a file"), ("link", "no folder"), ("link/a", "no folder")):
+        with pytest.raises(NotADirectoryError) as error:
             require_folder(tmp_path / inside)
+        assert str(error.value) == f"{tmp_path / inside[:4]} is {kind}, wanted a folder"
     with pytest.raises(OSError, match="too long"):
         require_folder(tmp_path / ("a" * 300))
 

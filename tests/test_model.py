@@ -1,4 +1,5 @@
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,25 @@ def test_memory_bounds_the_tile_and_never_changes_the_result(model: Model) -> No
     with pytest.raises(quantsr.engine.TooLittleMemory) as error:
         model.upscale(image, memory=1000 + image.size * 4)
     assert engine.tile_within(1000 + error.value.lacking) > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((9, 12), np.uint8), ((9, 12, 3), np.uint8), ((9, 12, 4), np.uint16)], ids=str
+)
+def test_the_memory_that_is_told_suffices(model: Model, shape: tuple[int, ...], dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    with pytest.raises(quantsr.engine.TooLittleMemory, match=r"got 1$") as error:
+        model.upscale(image, memory=1)
+    (least,) = map(int, re.findall(r"at least (\d+) bytes", str(error.value)))
+    assert model.upscale(image, memory=least).shape[0] == 27
+    with pytest.raises(quantsr.engine.TooLittleMemory, match=rf"at least {least} .*got {least - 1}$"):
+        model.upscale(image, memory=least - 1)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_a_number_of_threads_that_no_engine_takes(threads: int) -> None:
+    with pytest.raises(ValueError, match=f"got {threads} threads, wanted 1 to 1024"):
+        Model(tiny_model(), threads=threads)
 
 
 def test_progress_of_alpha_and_colours(model: Model) -> None:

@@ -46,6 +46,18 @@ def test_the_report_as_json_on_a_photo(model, capsys, tmp_path, picture):
         assert gap["psnr"] is None or gap["psnr"] > 50
 
 
+def test_a_photo_is_never_overwritten_and_no_file_unasked(model, capsys, tmp_path, picture):
+    images.write(tmp_path / "photo.png", picture(30, 41))
+    before = (tmp_path / "photo.png").read_bytes()
+    options = ["export", model, "--depth", "quarter", "-o", "photo.png"]
+    assert main(options) == 2
+    assert "photo.png exists; pass --force" in capsys.readouterr().err
+    assert main([*options, "--force", "--photo", "photo.png"]) == 2
+    assert "-o: got photo.png, which is read" in capsys.readouterr().err
+    assert (tmp_path / "photo.png").read_bytes() == before
+    assert main([*options, "--force"]) == 0
+
+
 def test_two_bits_in_a_quarter_of_a_byte(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "two.safetensors", tiny_model(upscale=4, weight_bits=2, act_bits=2))
@@ -108,7 +120,7 @@ def test_a_graph_that_the_runtime_refuses(model, capsys, monkeypatch, tmp_path):
     [
         (["none"], "wanted a file or one of"),
         (["tiny.safetensors", "--size", "20x10"], "only a transformer has one"),
-        (["tiny.safetensors", "-o", "tiny.safetensors"], "got the model itself"),
+        (["tiny.safetensors", "-o", "tiny.safetensors"], "got tiny.safetensors, which is read"),
         (["tiny.safetensors", "--photo", "absent.png"], "absent.png"),
     ],
 )

@@ -52,6 +52,14 @@ def test_bundled_networks(name, picture):
     assert metrics.psnr(by_torch, by_engine, 0) > 55
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_any_floating_type_is_taken(tiny, kind):
+    module, lr = quantsr.torch.load(tiny), torch.rand(1, 3, 8, 8)
+    sr = module(lr.to(kind))
+    assert sr.dtype == torch.float32
+    torch.testing.assert_close(sr, module(lr.to(kind).float()))
+
+
 def test_it_is_a_part_of_other_networks(tiny):
     module = quantsr.torch.load(tiny, depth="half")
     assert not module.training and module.scale == 2

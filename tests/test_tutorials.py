@@ -29,6 +29,7 @@ RUN = {"optim.steps": 2, "optim.warmup": 1, "data.patch": 8, "data.batch": 2, "r
 TINY = {
     "train": [part for name, value in (NETWORK | RUN).items() for part in ("--with", f"{name}={value}")],
     "export": ["--photo", "photo.jpg"],
+    "pack": ["--force"],  # over the one that `desk` laid there
 }
 UNTRAINED = ("mine.safetensors",)  # its results are noise
 

@@ -59,6 +59,8 @@ def load(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            if missing := {"config", "state"} - metadata.keys():
+                raise ValueError(_no_checkpoint(metadata, missing))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config, state = configs.from_dict(json.loads(metadata["config"])), json.loads(metadata["state"])
         if "sha256" in metadata and metadata["sha256"] != _digest(metadata, tensors):
@@ -66,6 +68,12 @@ def load(path: Path) -> Checkpoint:
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     return Checkpoint(config, state, tensors)
+
+
+def _no_checkpoint(metadata: dict[str, str], missing: set[str]) -> str:
+    if metadata.get("format") == "quantsr":
+        return "it is packed already"
+    return f"got a file of tensors without {' and '.join(sorted(missing))}; `quantsr import` takes networks of others"
 
 
 def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:

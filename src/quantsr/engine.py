@@ -29,6 +29,7 @@ from quantsr.packing.ops import (
 Array = NDArray[np.float32]
 
 MAX_TILE = 512  # LR pixels: larger ones gain nothing
+MAX_THREADS = 1024
 CELL = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
 
 

@@ -22,8 +22,9 @@ def write_atomically(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path.parent)) from None
+    except (FileExistsError, NotADirectoryError):
+        require_folder(path.parent)  # tells what lies there
+        raise
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory, wanted a file", str(path))
     beside = beside or name_beside(path)
@@ -50,7 +51,8 @@ def require_folder(folder: Path) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(place))
+            kind = "a file" if place.is_file() else "no folder"
+            raise NotADirectoryError(f"{place} is {kind}, wanted a folder")
         return place
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))  # the working folder is gone
 

@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 
 from quantsr import pixels, zoo
-from quantsr.engine import MAX_TILE, Engine
-from quantsr.packing.ops import PackedModel
+from quantsr.engine import MAX_THREADS, MAX_TILE, Engine, TooLittleMemory
+from quantsr.packing.ops import IMAGE_CHANNELS, PackedModel
 from quantsr.pixels import Pixels
 
 WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with the same result
+FLOAT_PIXEL_BYTES = 4 * IMAGE_CHANNELS  # of the picture as a network takes it
 
 
 class Model:
     """What `quantsr.load` returns. Engines of the depths are built when first used and kept as long as the model.
 
-    threads: 1 or more, None for all cores. fast: as for `quantsr.engine.Engine`.
+    threads: 1 to 1024, None for all cores; ValueError otherwise. fast: as for `quantsr.engine.Engine`.
     """
 
     def __init__(self, packed: PackedModel, threads: int | None = None, fast: bool = False) -> None:
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"got {threads} threads, wanted 1 to {MAX_THREADS}")
         self.packed, self.threads, self.fast = packed, threads, fast
         # No cache around the method: it would hold the model, and their cycle the engines' buffers.
         self._engines: dict[str, Engine] = {}
@@ -64,20 +67,19 @@ class Model:
 
         image: uint8 or uint16, (H, W) gray, (H, W, 3) RGB, or (H, W, 2) and (H, W, 4) with straight alpha behind.
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
-        changes the result. memory: bytes that may be taken besides `image` and the result; it sets the tile. progress:
-        told after each tile the share that is done, 0 to 1; 0 while alpha is enlarged. Raises ValueError for another
-        dtype, shape or depth, or too little memory.
+        changes the result. memory: bytes that may be taken besides `image` and the result, see `tile_within`; it sets
+        the tile. progress: told after each tile the share that is done, 0 to 1; 0 while alpha is enlarged. Raises
+        ValueError for another dtype, shape or depth, or too little memory.
         """
         pixels.check(image)
+        if memory is not None:
+            tile = min(tile or MAX_TILE, self.tile_within(memory, image.shape, image.itemsize, depth))
         result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, *image.shape[2:]), image.dtype)
         if pixels.has_alpha(image):
-            left = None if memory is None else memory - result[..., -1].nbytes
             beginning = None if progress is None else lambda share: progress(0.0)
-            result[..., -1] = self._alpha(image[..., -1], depth, tile, left, beginning)
+            result[..., -1] = self._alpha(image[..., -1], depth, tile, beginning)
         engine = self.engine(depth)
         floats = pixels.to_network(image)
-        if memory is not None:
-            tile = min(tile or MAX_TILE, engine.tile_within(memory - floats.nbytes))
         if tile is None:
             tile = max(image.shape[:2]) if max(image.shape[:2]) <= WHOLE_SIDE else MAX_TILE
         colours = pixels.colours(result)
@@ -89,13 +91,25 @@ class Model:
                 )
         return result
 
-    def _alpha(
-        self, alpha: Pixels, depth: str, tile: int | None, memory: int | None, progress: Callable[[float], None] | None
-    ) -> Pixels:
+    def tile_within(self, memory: int, shape: tuple[int, ...], itemsize: int, depth: str = "full") -> int:
+        """The largest tile with which `upscale` takes no more than `memory` bytes besides image and result.
+
+        shape, itemsize: of the image. Raises TooLittleMemory, which tells how much would do.
+        """
+        height, width, *channels = shape
+        taken = height * width * FLOAT_PIXEL_BYTES
+        if channels and channels[0] in (2, 4):
+            taken += height * width * self.scale**2 * itemsize  # alpha, before it becomes part of the result
+        try:
+            return self.engine(depth).tile_within(memory - taken)
+        except TooLittleMemory as error:
+            raise TooLittleMemory(memory + error.lacking, memory) from None
+
+    def _alpha(self, alpha: Pixels, depth: str, tile: int | None, progress: Callable[[float], None] | None) -> Pixels:
         """(H, W) -> (H*scale, W*scale)."""
         if (alpha == alpha[0, 0]).all():
             return np.broadcast_to(alpha[:1, :1], (len(alpha) * self.scale, alpha.shape[1] * self.scale))
-        enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, memory, progress)
+        enlarged = self.upscale(np.ascontiguousarray(alpha), depth, tile, progress=progress)
         pixels.calm(enlarged, alpha, self.scale)
         return enlarged
 

@@ -20,4 +20,7 @@ def load_tensors(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or hostile file raises nearly anything
-        raise PickleRefused(f"{path}: not a file of tensors alone, refused ({error})") from error
+        raise PickleRefused(
+            f"{path}: damaged, or more than tensors, so refused, and nothing of it was run; wanted what torch.save "
+            "writes of a state_dict"
+        ) from error

@@ -10,7 +10,9 @@ from quantsr.packing.ops import PackedModel
 
 
 class Upscaler(nn.Module):
-    """LR -> SR: (N, 3, H, W) to (N, 3, scale*H, scale*W), floating, RGB in [0, 1]; the result is not clamped.
+    """LR -> SR: (N, 3, H, W) to (N, 3, scale*H, scale*W), RGB in [0, 1]; the result is not clamped.
+
+    Takes any floating type, computes in the weights' and returns that.
 
     Low-bit layers are fake-quantized: codes times steps, in float. The module starts in eval mode, on the CPU, in
     float32; `to` and `state_dict` work as in any module. Gradients reach the input, through the rounding by the
@@ -31,7 +33,7 @@ class Upscaler(nn.Module):
         """Raises ValueError for another shape, or integers: divide 8-bit values by 255 first."""
         if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape or not lr.is_floating_point():
             raise ValueError(f"got {lr.dtype} {tuple(lr.shape)}, wanted floating (N, 3, H, W) in [0, 1]")
-        sr: Tensor = self.network(lr, depth=self.depth)
+        sr: Tensor = self.network(lr.to(next(self.parameters()).dtype), depth=self.depth)
         return sr
 
     def extra_repr(self) -> str:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantsr.packing.file import read
+import safetensors
+
+from quantsr.packing.file import NotAModelError, read
 from quantsr.packing.ops import PackedModel, PackedModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,7 +45,19 @@ def load_packed(name_or_path: str | Path) -> PackedModel:
     try:
         return read(path)
     except PackedModelError as error:
+        if isinstance(error, NotAModelError) and _is_checkpoint(path):
+            message = f"{path}: is a training checkpoint, wanted a packed model; `quantsr pack` makes one of it"
+            raise NotAModelError(message) from error
         raise type(error)(f"{path}: {error}") from error
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """By the head of the file, without torch."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {"config", "state"} <= (file.metadata() or {}).keys()
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def stored(name: str) -> dict[str, Any]:

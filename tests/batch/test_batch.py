@@ -20,8 +20,10 @@ import quantsr
 from quantsr import photos
 from quantsr.batch import journal, resources, within
 from quantsr.batch.journal import Journal, JournalInUse
-from quantsr.batch.run import Batch
+from quantsr.batch.plan import Job
+from quantsr.batch.run import Batch, Settings
 from quantsr.cli import main
+from quantsr.engine import TooLittleMemory
 from quantsr.photos import Facts, Metadata, Photo
 
 OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
@@ -91,7 +93,7 @@ def test_progress_for_programs(folder: Path, tmp_path: Path, capsys: pytest.Capt
     (folder / "bad.png").touch()
     assert upscale(folder, "-o", tmp_path / "out", "--json", "-t", 13) == 3
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == {"event": "begin", "files": 3}
+    assert lines[0] == {"event": "begin", "files": 3, "passed_over": {}}
     assert [line["status"] for line in lines if line["event"] == "file"] == ["done", "done", "failed"]
     shares = [line["share"] for line in lines if line["event"] == "progress" and line["source"].endswith("a.png")]
     assert shares == sorted(shares) and len(shares) == 4 and shares[-1] == 1
@@ -180,7 +182,8 @@ def test_a_wrong_result_is_never_success(
 
     monkeypatch.setattr(quantsr.model.Model, "upscale", black_tile)
     assert upscale(folder / "a.png", folder / "b.jpg", "-o", tmp_path / "out") == 4
-    assert capsys.readouterr().err.count("the result differs from the input by") == 2
+    err = capsys.readouterr().err
+    assert err.count("the result differs from the input by") == err.count("pass --no-check") == 2
     assert results(tmp_path / "out") == {}
     assert upscale(folder / "a.png", folder / "b.jpg", "-o", tmp_path / "out", "--no-check") == 0
 
@@ -200,7 +203,7 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(
     code = upscale(folder, "-o", tmp_path / "out", "-r")
     monkeypatch.undo()
     err = capsys.readouterr().err
-    assert code == 5 and "No space left on device: " in err and "it needs about" in err
+    assert code == 5 and "No space left on device: " in err and "it needs about" in err and "Errno" not in err
     assert leftovers(tmp_path / "out") == []
     done = results(tmp_path / "out")
     assert 0 < len(done) < 6
@@ -225,6 +228,31 @@ def test_too_little_memory_fails_that_file_only(
     assert upscale(folder, "-o", tmp_path / "out", "-r") == 3
     assert "huge.png: needs" in capsys.readouterr().err
     assert len(results(tmp_path / "out")) == 6
+
+
+def test_memory_is_asked_for_the_smallest_tile_too(folder: Path, tmp_path: Path) -> None:
+    """What is told to be lacking, and not a byte less, has to be given."""
+    model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
+    facts = photos.probe(folder / "a.png")
+    base = resources.memory_for(facts, 2, photos.FORMATS["png"])
+    with pytest.raises(TooLittleMemory) as error:
+        model.tile_within(0, (facts.height, facts.width, 3), 1, "quarter")
+    least = base + error.value.lacking
+    job, outcomes = Job(folder / "a.png", tmp_path / "a.png"), []
+    for memory in (1, least - 1, least):
+        batch = Batch(model, [job], frozenset(), Settings(depth="quarter", memory=memory))
+        batch.look()
+        outcomes += batch.run()
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "done"]
+    assert outcomes[0].error == f"{job.source}: got --memory 1 B, wanted {-(-least // resources.MIB)} MiB"
+
+
+@pytest.mark.parametrize(
+    "amount, told",
+    [(1, "1 B"), (5000, "4 KiB"), (2**20 - 1, "1023 KiB"), (132 * 10**6, "125 MiB"), (2**31 - 1, "1.9 GiB")],
+)
+def test_amounts_are_told_rounded_down(amount: int, told: str) -> None:
+    assert resources.shown(amount) == told
 
 
 def test_memory_of_this_machine() -> None:
@@ -294,10 +322,51 @@ def test_a_folder_that_cannot_be_read_fails(
     monkeypatch.setattr(os, "scandir", scandir)
     assert upscale(folder, "-o", tmp_path / "out", "-r") == 3
     err = capsys.readouterr().err
-    assert f"Permission denied: '{locked}'" in err and "2 done, 1 failed" in err
+    assert f"{locked}: Permission denied" in err and "2 done, 1 failed" in err
     locked = folder
     assert upscale(folder, "-o", tmp_path / "other") == 5
-    assert f"Permission denied: '{folder}'" in capsys.readouterr().err
+    assert f"{folder}: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EPERM, errno.EIO], ids=errno.errorcode.get)
+def test_a_place_that_takes_no_file_fails_what_belongs_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    honest = os.fsync
+    refuses = iter([True])
+
+    def fsync(handle: int) -> None:
+        if next(refuses, False):
+            raise OSError(number, os.strerror(number))
+        honest(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert upscale(folder / "a.png") == (4 if number == errno.EIO else 5)
+    wanted = f"{folder / 'a.png'}: cannot write {folder / 'a_x2.png'}: {os.strerror(number)}; choose another -o"
+    assert capsys.readouterr().err == f"quantsr: {wanted}\n"
+    refuses = iter([True])
+    assert upscale(folder / "a.png", folder / "b.jpg") == 3
+    assert (folder / "b_x2.jpg").exists() and not (folder / "a_x2.png").exists()
+
+
+def test_space_is_not_asked_for_where_nothing_may_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)  # as of a disc, which is full
+    monkeypatch.setattr(resources, "free_disk", lambda path: 0 if path == folder else 2**40)
+    assert upscale(folder / "a.png") == 0
+
+
+def test_no_journal_can_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "out/.quantsr-journal.jsonl")
+
+    monkeypatch.setattr("quantsr.commands.upscale.Journal", refuse)
+    out = tmp_path / "out"
+    assert upscale(folder, "-o", out) == 5
+    assert capsys.readouterr().err == f"quantsr: cannot write into {out}: Read-only file system; choose another -o\n"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -310,6 +379,15 @@ def test_damaged_exif_does_not_end_a_batch(tmp_path: Path, picture: Picture, kin
 
 
 # ---- the report
+
+
+def test_the_report_tells_what_made_the_pictures(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "-f", "jpg", "--report", report) == 0
+    settings = json.loads(report.read_text())["settings"]
+    assert {key: settings[key] for key in ("model", "scale", "fast", "format", "depth")} == {
+        "model": "quantsr-c-x2-w4a4", "scale": 2, "fast": False, "format": "jpg", "depth": "quarter",
+    }  # fmt: skip
 
 
 def test_no_report_is_written_over_another_file(
@@ -327,7 +405,7 @@ def test_no_report_is_written_over_another_file(
         (tmp_path / "link", "wanted a plain file", ["--force"]),
         (folder / "b.jpg", "exists and is no report", []),
         (tmp_path / "notes.json", "exists and is no report", []),
-        (photo / "report.json", f"Not a directory: '{photo}'", ["--force"]),
+        (photo / "report.json", f"{photo} is a file, wanted a folder", ["--force"]),
     ]
     before = results(folder)
     for report, wanted, force in cases:
@@ -454,8 +532,6 @@ def test_killed_at_random(many: Path, tmp_path: Path, kills: int) -> None:
 
 
 def test_a_batch_from_python(folder: Path, tmp_path: Path) -> None:
-    from quantsr.batch.plan import Job
-
     model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
     jobs = [Job(folder / "a.png", tmp_path / "a.png"), Job(folder / "absent.png", tmp_path / "b.png")]
     batch = Batch(model, jobs, frozenset())
@@ -514,7 +590,7 @@ def test_an_input_with_too_long_a_name_is_wrong_usage(tmp_path: Path, capsys: py
     assert "File name too long" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "a.jfif", "a.jpe", "new/a.mp4"])
+@pytest.mark.parametrize("name", ["a.gif", "a.HEIC", "a.jp2", "a.NEF", "new/a.mp4"])
 def test_a_result_that_cannot_be_written_is_no_folder(
     folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -528,6 +604,29 @@ def test_a_folder_without_photographs_is_told(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "in" / "deeper").mkdir(parents=True)
     assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
     assert f"no photographs in {tmp_path / 'in'}; -r looks in its folders too" in capsys.readouterr().err
+    (tmp_path / "in" / "a.heic").touch()
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "-r") == 0
+    told = f"no photographs in {tmp_path / 'in'}; passed over: .heic 1; wanted plain files of .png, "
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resumed"])
+def test_a_pipe_in_a_folder_is_passed_over(
+    folder: Path, tmp_path: Path, in_time: None, capsys: pytest.CaptureFixture[str], resume: list[str]
+) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "c.JP2").touch()
+    report = tmp_path / "report.json"
+    assert upscale(folder, "-o", tmp_path / "out", "--report", report, *resume) == 0
+    assert "passed over: .jp2 1, pipe 1; wanted plain files of .png, " in capsys.readouterr().err
+    assert json.loads(report.read_text())["passed_over"] == {".jp2": 1, "pipe": 1}
+    assert upscale(folder / "pipe.jpg", "-o", tmp_path / "out", "--json", *resume) == 4
+    assert "pipe.jpg: is a pipe, wanted a file" in capsys.readouterr().out
+
+
+def test_a_photograph_that_is_named_twice(folder: Path, tmp_path: Path) -> None:
+    assert upscale(folder / "a.png", folder / ".." / "in" / "a.png", "-o", tmp_path / "out") == 0
+    assert sorted(results(tmp_path / "out")) == ["a_x2.png"]
 
 
 def test_other_spellings_of_formats(folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -75,6 +76,27 @@ def test_a_folder_is_mirrored(tmp_path: Path) -> None:
     assert {job.root for job in every} == {out}
 
 
+def test_what_is_passed_over_in_a_folder_is_counted(
+    tmp_path: Path, in_time: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    touch(*(photos / name for name in ("a.jfif", "b.JPE", "c.HEIC", "d.heic", "sub/e.jp2", "notes.txt", ".f.heic")))
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "link.jpg").symlink_to(photos / "a.jfif")
+    passed_over: Counter[str] = Counter()
+    jobs = plan([photos], out, NAMING, passed_over=passed_over)
+    assert [job.target.name for job in jobs] == ["a_x4.jfif", "b_x4.JPE"]
+    assert passed_over == {".heic": 2, "pipe": 1, "link": 1}
+    plan([photos], out, NAMING, recursive=True, passed_over=(deeper := Counter()))
+    assert deeper == {**passed_over, ".jp2": 1}
+
+    def gone(path: Path) -> NoReturn:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "lstat", gone)  # between the listing and the look at each file
+    assert "a.jfif" in [job.source.name for job in planning._into_folder(photos, out, NAMING, False, Counter())]
+
+
 def test_results_of_a_folder_need_another_folder(tmp_path: Path) -> None:
     for out in (None, tmp_path, tmp_path / ".." / tmp_path.name):
         with pytest.raises(PlanError, match="wanted another folder"):
@@ -91,6 +113,22 @@ def test_two_inputs_never_meet(tmp_path: Path) -> None:
         plan([tmp_path], tmp_path / "out", NAMING)
     naming = Naming(4, "m", "full", "{name}_x{scale}{suffix}", "png")
     assert len(plan([tmp_path], tmp_path / "out", naming)) == 3
+
+
+def test_a_template_is_advised_only_where_it_helps(tmp_path: Path) -> None:
+    touch(tmp_path / "d1" / "a.jpg", tmp_path / "d2" / "a.jpg")
+    with pytest.raises(PlanError, match=r"would both be written to .*a_x4\.jpg; give each its own -o$"):
+        plan([tmp_path / "d1", tmp_path / "d2"], tmp_path / "out", NAMING)
+
+
+def test_a_file_that_is_named_twice_is_one_job(tmp_path: Path) -> None:
+    folder, file = tmp_path / "in", tmp_path / "in" / "a.jpg"
+    touch(file, folder / "b.jpg")
+    (tmp_path / "link").symlink_to(folder)
+    again = [file, folder / ".." / "in" / "a.jpg", tmp_path / "link" / "a.jpg", folder]
+    assert [job.source for job in plan(again, tmp_path / "out", NAMING)] == [file, folder / "b.jpg"]
+    absent = tmp_path / "absent.jpg"
+    assert len(plan([absent, absent], None, NAMING)) == 1
 
 
 def test_names_that_differ_in_case_meet_where_case_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

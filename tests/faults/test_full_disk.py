@@ -145,7 +145,7 @@ def test_packing(run: Path, disk: Disk) -> None:
     assert quantsr(run, "pack", weights, "-o", model).returncode == 0
     old = model.read_bytes()
     disk.fill(4096)
-    done = quantsr(run, "pack", weights, "-o", model, "--name", "new")
+    done = quantsr(run, "pack", weights, "-o", model, "--name", "new", "--force")
     assert done.returncode == 5, done.stderr
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert model.read_bytes() == old and not list(disk.path.glob(".*"))

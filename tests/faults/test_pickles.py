@@ -88,7 +88,7 @@ def test_as_a_model(evil: Path, suffix: str, capsys: pytest.CaptureFixture[str])
     Image.new("RGB", (8, 8)).save("a.png")
     for command in (["upscale", "a.png", "-n"], ["info"]):
         assert main([*command, str(path)]) == 2
-        assert "Choose a file written by quantsr" in capsys.readouterr().err
+        assert "Choose a file that `quantsr pack` wrote" in capsys.readouterr().err
     for backend in ("engine", "reference", "torch"):  # these take checkpoints too
         assert main(["evaluate", "--data", ".", "--backend", backend, "-n", str(path)]) == 2
         assert str(path) in capsys.readouterr().err

@@ -185,7 +185,7 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(300)
     ids=["png", "zip", "pickle", "zeros", "safetensors"],
 )
 def test_other_files(data):
-    with pytest.raises(NotAModelError, match="Choose a file written by quantsr"):
+    with pytest.raises(NotAModelError, match="Choose a file that `quantsr pack` wrote"):
         loads(data)
 
 

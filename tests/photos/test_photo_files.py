@@ -1,6 +1,7 @@
 """What goes in comes out: the table of docs/photos.md, row by row."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -264,8 +265,38 @@ def test_a_still_gif_and_a_cameras_mpo(tmp_path: Path, picture: Picture) -> None
 
 def test_no_other_decoder_is_tried(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="PPM")
-    with pytest.raises(PhotoError, match="not a readable image"):
+    with pytest.raises(PhotoError, match=r"a\.png: not a readable image; wanted a whole PNG, JPEG, .* BMP or GIF$"):
         photos.read(tmp_path / "a.png")
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, in_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    for name in ("a.png", "link.png"):
+        with pytest.raises(PhotoError, match=rf"{name}: is a pipe, wanted a file$"):
+            photos.probe(tmp_path / name)
+    with pytest.raises(PhotoError, match="is a device, wanted a file"):
+        photos.read(os.devnull)
+    facts = os.stat(__file__)
+    monkeypatch.setattr(os, "stat", lambda path, **_: facts)  # a file then, exchanged for a pipe before it was opened
+    with pytest.raises(PhotoError, match="is a pipe, wanted a file"):
+        photos.read(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no /dev/stdin")
+def test_a_file_as_standard_input(tmp_path: Path, picture: Picture) -> None:
+    path = tmp_path / "a.png"
+    photos.write(path, Photo(picture(20, 30).astype(np.uint16) * 257))  # opened three times
+    script = "from quantsr import photos; print(photos.probe('/dev/stdin'), photos.read('/dev/stdin').pixels.shape)"
+    with path.open("rb") as file:
+        told = subprocess.run([sys.executable, "-c", script], stdin=file, capture_output=True, text=True, check=True)
+    assert "bits=16" in told.stdout and "(20, 30, 3)" in told.stdout
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE"])
+def test_other_suffixes_of_jpeg(tmp_path: Path, picture: Picture, suffix: str) -> None:
+    photos.write(tmp_path / f"a{suffix}", Photo(picture(20, 30)))
+    assert photos.read(tmp_path / f"a{suffix}").pixels.shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("suffix, side", [("webp", 16384), ("jpg", 65536), ("avif", 65540)])
@@ -513,6 +544,14 @@ def test_a_bomb_of_text_is_refused(tmp_path: Path) -> None:
 
 class Stop(Exception):
     """Ends a write."""
+
+
+@pytest.mark.parametrize("quality", [0, -1, 101, 500])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_quality_out_of_range_is_refused(tmp_path: Path, suffix: str, quality: int) -> None:
+    with pytest.raises(ValueError, match=f"got quality {quality}, wanted 1 to 100"):
+        photos.write(tmp_path / f"a{suffix}", Photo(noise((3,), np.uint8, (8, 8))), quality=quality)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])

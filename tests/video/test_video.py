@@ -281,6 +281,57 @@ def test_bad_files_are_named_errors(make_clip: Make, tmp_path: Path, capsys: pyt
     assert 20 < len(times(tmp_path / "out.mkv")) < 60
 
 
+# Container, codec, sound, clock. MPEG-TS, MPEG-PS, NUT with sound and what was written live do not tell their end.
+KNOW_THEIR_END = [
+    (".mkv", "ffv1", "flac", 1000), (".mkv", "mpeg4", None, 1000), (".webm", "libvpx-vp9", "libopus", 1000),
+    (".mp4", "mpeg4", "aac", 1000), (".mov", "mjpeg", "pcm_s16le", 1000), (".avi", "ffv1", None, 25),
+    (".avi", "mpeg4", "mp2", 25), (".nut", "ffv1", None, 25), (".flv", "flv", "aac", 1000),
+    (".asf", "wmv2", "mp2", 1000), (".ivf", "libvpx-vp9", None, 25), (".mxf", "mpeg2video", "pcm_s16le", 25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "codec", "audio", "clock"), KNOW_THEIR_END)
+def test_a_file_cut_short_is_refused(
+    suffix: str, codec: str, audio: str | None, clock: int, make_clip: Make, tmp_path: Path
+) -> None:
+    wishes: dict[str, Any] = {"codec": codec, "audio": audio, "tick": Fraction(1, clock), "frames": 50}
+    wishes["format"] = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    source, cut = make_clip(tmp_path / f"a{suffix}", **wishes), tmp_path / f"cut{suffix}"
+    assert len(scanned(source)) == 50
+    whole = source.read_bytes()
+    for share in (40, 60, 80, 90, 97):
+        cut.write_bytes(whole[: len(whole) * share // 100])
+        with pytest.raises(clips.VideoError):
+            pytest.fail(f"{share} % were taken for the whole: {len(scanned(cut))} frames")
+
+
+def scanned(path: Path) -> Any:
+    return clips.scan(path, clips.probe(path), tolerant=False)
+
+
+def test_an_end_of_zeros_is_refused(make_clip: Make, tmp_path: Path) -> None:
+    """As a download leaves it whose space was taken beforehand."""
+    source = make_clip(tmp_path / "a.mkv", frames=50, audio=None)
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) * 9 // 10].ljust(len(whole), b"\0"))
+    with pytest.raises(clips.VideoError, match="before its head says"):
+        scanned(source)
+
+
+def test_whole_files_are_taken_for_whole(make_clip: Make, tmp_path: Path) -> None:
+    late: dict[str, Any] = {"times": [5000 + time for time in UNEVEN], "audio": None}
+    assert len(scanned(make_clip(tmp_path / "late.mkv", **late))) == 12
+    assert len(scanned(make_clip(tmp_path / "late.flv", codec="flv", **late))) == 12
+    gaps: dict[str, Any] = {"codec": "mpeg4", "audio": "mp2", "tick": Fraction(1, 25), "times": [0, 1, 2, 9, 10, 40]}
+    assert len(scanned(make_clip(tmp_path / "gaps.avi", **gaps))) == 6  # 41 frames in its head, with those left out
+    live = make_clip(tmp_path / "live.mkv", times=UNEVEN)
+    data = bytearray(live.read_bytes())
+    size = data.index(clips.MATROSKA[1]) + 4
+    data[size : size + 8] = bytes.fromhex("01ffffffffffffff")
+    live.write_bytes(data)
+    assert len(scanned(live)) == 12
+
+
 def test_wrong_usage(make_clip: Make, tmp_path: Path) -> None:
     for words in (["-o", "b.avi"], ["-o", "b.mkv", "--crf", "64"], ["-o", "b.mkv", "--drop", "sound"], []):
         with pytest.raises(SystemExit, match="2"):
@@ -293,7 +344,7 @@ def test_an_output_below_a_file_is_wrong_usage(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "file").write_bytes(b"kept")
     for inside in ("file/a.mkv", "file/sub/a.mkv"):
         assert enlarge(tmp_path / "a.mkv", "-o", tmp_path / inside) == 2
-        assert f"Not a directory: '{tmp_path / 'file'}'" in capsys.readouterr().err
+        assert f"{tmp_path / 'file'} is a file, wanted a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b"kept"
 
 

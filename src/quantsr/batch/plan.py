@@ -3,32 +3,18 @@
 import hashlib
 import os
 import string
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantsr.files import require_folder
-from quantsr.photos import FORMATS, READABLE, format_of
+from quantsr.photos import FORMATS, READABLE, UNREAD, format_of
+from quantsr.photos.source import kind_of
 
 TEMPLATE = "{stem}_x{scale}{suffix}"
 # Suffixes of files that are not written: nobody means a folder by such a name.
-NOT_WRITTEN = (
-    ".gif",
-    ".heic",
-    ".heif",
-    ".jfif",
-    ".jp2",
-    ".jpe",
-    ".jxl",
-    ".mkv",
-    ".mp4",
-    ".pdf",
-    ".ppm",
-    ".psd",
-    ".svg",
-    ".tga",
-    ".webm",
-)
+NOT_WRITTEN = (*UNREAD, ".gif", ".mkv", ".mp4", ".pdf", ".webm")
 FIELDS = ("stem", "name", "scale", "model", "depth", "suffix")
 
 
@@ -91,13 +77,23 @@ class Naming:
         return name
 
 
-def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: bool = False) -> list[Job]:
-    """The jobs in the order of the inputs, folders sorted.
+def plan(
+    inputs: list[Path],
+    output: Path | None,
+    naming: Naming,
+    *,
+    recursive: bool = False,
+    passed_over: Counter[str] | None = None,
+) -> list[Job]:
+    """The jobs in the order of the inputs, folders sorted; a file that is named twice is one job.
 
-    A folder is searched for files with the suffix of a photograph; hidden files, links and `output` itself are
-    passed over. One that cannot be searched is a job that tells so. Raises PlanError if two inputs would meet in one
-    file, or inputs and output do not fit together; NotADirectoryError if a file lies where a folder is to be made.
+    A folder is searched for files with the suffix of a photograph; hidden files, links, pipes and `output` itself are
+    passed over. One that cannot be searched is a job that tells so. passed_over: takes how many pictures of each suffix
+    that is not read a folder holds, and how many links, pipes and so on under the name of a photograph. Raises
+    PlanError if two inputs would meet in one file, or inputs and output do not fit together; NotADirectoryError if a
+    file lies where a folder is to be made.
     """
+    passed_over = Counter() if passed_over is None else passed_over
     if output is not None and format_of(output) and not output.is_dir():
         jobs = [_into_file(inputs, output, naming)]
         require_folder(output.parent)
@@ -107,9 +103,8 @@ def plan(inputs: list[Path], output: Path | None, naming: Naming, *, recursive: 
     else:
         if output is not None:
             require_folder(output)
-        jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive)]
-    _refuse_meeting(jobs)
-    return jobs
+        jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive, passed_over)]
+    return _apart(jobs)
 
 
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
@@ -122,14 +117,16 @@ def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
     return Job(inputs[0], output)
 
 
-def _into_folder(path: Path, output: Path | None, naming: Naming, recursive: bool) -> Iterator[Job]:
+def _into_folder(
+    path: Path, output: Path | None, naming: Naming, recursive: bool, passed_over: Counter[str]
+) -> Iterator[Job]:
     if not path.is_dir():
         yield Job(path, (output or path.parent) / naming.result_of(path), output)
         return
     if output is None or output.resolve() == path.resolve():
         raise PlanError(f"{path} is a folder: wanted another folder for the results, as -o OUT")
     unread: list[OSError] = []
-    for source in _photographs(path, output, recursive, unread):
+    for source in _photographs(path, output, recursive, unread, passed_over):
         folder = output / source.parent.relative_to(path)
         yield Job(source, folder / naming.result_of(source), output)
     for error in unread:
@@ -137,32 +134,56 @@ def _into_folder(path: Path, output: Path | None, naming: Naming, recursive: boo
         yield Job(folder, output / folder.relative_to(path), output, error)
 
 
-def _photographs(folder: Path, output: Path, recursive: bool, unread: list[OSError]) -> Iterator[Path]:
+def _photographs(
+    folder: Path, output: Path, recursive: bool, unread: list[OSError], passed_over: Counter[str]
+) -> Iterator[Path]:
     """unread: takes the error of each folder that cannot be listed."""
     beyond = output.resolve()
     for here, folders, files in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(f for f in folders if recursive and f[0] != "." and (Path(here, f).resolve() != beyond))
-        for name in sorted(files):
-            path = Path(here, name)
-            if name[0] != "." and path.suffix.lower() in READABLE and not path.is_symlink():
-                yield path
+        for path in (Path(here, name) for name in sorted(files) if name[0] != "."):
+            suffix = path.suffix.lower()
+            if suffix in UNREAD:
+                passed_over[suffix] += 1
+            elif suffix in READABLE:
+                kind = _kind(path)
+                if kind == "file":
+                    yield path
+                else:
+                    passed_over[kind] += 1
 
 
-def _refuse_meeting(jobs: list[Job]) -> None:
+def _kind(path: Path) -> str:
+    try:
+        return kind_of(path.lstat().st_mode)
+    except OSError:
+        return "file"  # gone meanwhile: told when its turn comes
+
+
+def _apart(jobs: list[Job]) -> list[Job]:
+    """Without repetitions. Raises PlanError if two sources would meet in one result."""
+    apart: list[Job] = []
     seen: dict[str, Job] = {}
     ignores_case: dict[Path, bool] = {}
-    for job in (job for job in jobs if job.error is None):
+    for job in jobs:
+        if job.error:
+            apart.append(job)
+            continue
         folder = job.target.parent
         if folder not in ignores_case:
             ignores_case[folder] = _ignores_case(folder)
         key = os.path.abspath(job.target)
         key = key.casefold() if ignores_case[folder] else key
         other = seen.setdefault(key, job)
-        if other is not job:
+        if other is job:
+            apart.append(job)
+        elif other.source.resolve() != job.source.resolve():
+            separable = other.source.name.casefold() != job.source.name.casefold()
+            advice = "pass --template '{name}_x{scale}{suffix}', or " if separable else ""
             raise PlanError(
-                f"{other.source} and {job.source} would both be written to {job.target}; "
-                f"pass --template '{{name}}_x{{scale}}{{suffix}}', or run them apart"
+                f"{other.source} and {job.source} would both be written to {job.target}; {advice}give each its own -o"
             )
+    return apart
 
 
 def _ignores_case(folder: Path) -> bool:

@@ -65,7 +65,12 @@ def free_disk(folder: Path) -> int:
 
 
 def shown(amount: int) -> str:
-    return f"{amount / MIB:.0f} MiB" if amount < 1024 * MIB else f"{amount / MIB / 1024:.1f} GiB"
+    """Bytes for people, rounded down: never more than there is."""
+    if amount < 1024:
+        return f"{amount} B"
+    if amount < MIB:
+        return f"{amount // 1024} KiB"
+    return f"{amount // MIB} MiB" if amount < 1024 * MIB else f"{amount * 10 // (1024 * MIB) / 10} GiB"
 
 
 def printable(path: os.PathLike[str] | str) -> str:

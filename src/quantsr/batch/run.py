@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,12 +18,17 @@ from quantsr.files import name_beside
 from quantsr.model import Model
 from quantsr.photos import Facts, Photo, PhotoError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # every further result would fail alike
+FULL = (errno.ENOSPC, errno.EDQUOT)  # every further result would fail alike
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NAME_BYTES = 255
 
 
 class NoRoom(OSError):
     """The disk takes no more."""
+
+
+class NotWritten(OSError):
+    """The place of a result refuses it; it may still take others."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,10 @@ class Outcome:
 
 @dataclass
 class Batch:
-    """Jobs with what they share. inputs: every file that is read, in any shard: none is ever written to."""
+    """Jobs with what they share. inputs: every file that is read, in any shard: none is ever written to.
+
+    passed_over: as `plan` tells it.
+    """
 
     model: Model
     jobs: list[Job]
@@ -66,6 +74,7 @@ class Batch:
     settings: Settings = Settings()
     journal: Journal | None = None
     facts: dict[Path, Facts] = field(default_factory=dict)  # by source, of those that have a readable head
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def look(self) -> None:
         """Reads the heads of all inputs."""
@@ -85,6 +94,8 @@ class Batch:
                 folder = job.target.parent
                 while not folder.exists():
                     folder = folder.parent
+                if not os.access(folder, os.W_OK):
+                    continue  # told when its turn comes
                 device = folder.stat().st_dev
                 folders[device] = folder
                 needed[device] = needed.get(device, 0) + resources.disk_for(facts, kind, self.model.scale)
@@ -110,10 +121,10 @@ class Batch:
                     message = f"{job.source}: not enough memory; pass --memory or a smaller --tile ({message})"
                 yield Outcome(job, "failed", time.monotonic() - start, error=message)
             except OSError as error:
-                if error.errno in NO_ROOM:
+                if error.errno in FULL:
                     raise self._no_room(job, error) from error
-                denied = isinstance(error, PermissionError)
-                yield Outcome(job, "failed", time.monotonic() - start, error=str(error), denied=denied)
+                denied = error.errno in DENIED
+                yield Outcome(job, "failed", time.monotonic() - start, error=_refusal(job, error), denied=denied)
             else:
                 yield Outcome(job, "done", time.monotonic() - start, width, height)
 
@@ -124,18 +135,18 @@ class Batch:
 
     def _enlarge(self, job: Job, progress: Callable[[Job, float], None] | None) -> tuple[int, int]:
         self._check_target(job)
-        memory = self._memory_for_tiles(job)
-        photo = photos.read(job.source)
-        if self.settings.strip:
-            photo = Photo(photo.pixels)
-        photos.check_fits(job.target, photo, self.model.scale)
+        told = None if progress is None else lambda share: progress(job, share)
         try:
-            told = None if progress is None else lambda share: progress(job, share)
+            memory = self._memory_for_tiles(job)
+            photo = photos.read(job.source)
+            if self.settings.strip:
+                photo = Photo(photo.pixels)
+            photos.check_fits(job.target, photo, self.model.scale)
             result = self.model.upscale(photo.pixels, self.settings.depth, self.settings.tile, memory, told)
         except TooLittleMemory as error:
             raise self._too_little(job, error.lacking) from None
         if self.settings.check and (wrong := photos.mismatch(photo.pixels, result, self.model.scale)):
-            raise PhotoError(f"{job.source}: {wrong}; nothing was written")
+            raise PhotoError(f"{job.source}: {wrong}; nothing was written; if it is meant so, pass --no-check")
         self._write(job, Photo(result, photo.metadata))
         return result.shape[1], result.shape[0]
 
@@ -158,30 +169,34 @@ class Batch:
             raise FileExistsError(f"{job.source}: {target} exists; pass --force to overwrite it")
 
     def _memory_for_tiles(self, job: Job) -> int | None:
-        """Bytes for the tiles, None if ample. Raises PhotoError, before the pixels are read, if none are left."""
+        """Bytes for the tiles, None if ample. Raises TooLittleMemory, before the pixels are read."""
         facts = self.facts.get(job.source)
-        limit = self.settings.memory or resources.free_memory()
+        limit = resources.free_memory() if self.settings.memory is None else self.settings.memory
         if facts is None or limit is None:
             return None
         left = limit - resources.memory_for(facts, self.model.scale, photos.format_of(job.target))
         if self.settings.memory is None and left >= resources.TILE_BYTES:
             return None
-        if left < 0:
-            raise self._too_little(job, -left)
+        shape = (facts.height, facts.width, facts.channels)
+        self.model.tile_within(left, shape, facts.bits // 8, self.settings.depth)
         return left
 
     def _too_little(self, job: Job, lacking: int) -> PhotoError:
-        if self.settings.memory:
+        if self.settings.memory is not None:
             wanted = (self.settings.memory + lacking) // resources.MIB + 1
             return PhotoError(f"{job.source}: got --memory {shown(self.settings.memory)}, wanted {wanted} MiB")
         return PhotoError(f"{job.source}: needs {shown(lacking)} more memory than is free")
 
     def _write(self, job: Job, result: Photo) -> None:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
         beside = name_beside(job.target)
-        if self.journal:
-            self.journal.begin(job.target, beside)
-        photos.write(job.target, result, quality=self.settings.quality, beside=beside)
+        try:
+            if self.journal:
+                self.journal.begin(job.target, beside)
+            photos.write(job.target, result, quality=self.settings.quality, beside=beside)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise NotWritten(error.errno, _reason(error)) from error
         if self.journal:
             self.journal.end(job.source, job.target)
 
@@ -190,4 +205,16 @@ class Batch:
         needed = (
             f"; it needs about {shown(resources.disk_for(facts, kind, self.model.scale))}" if kind and facts else ""
         )
-        return NoRoom(error.errno, f"{error.strerror}: {job.target}{needed}")
+        return NoRoom(f"{job.source}: {_reason(error)}: {job.target}{needed}; make room, or choose another -o")
+
+
+def _refusal(job: Job, error: OSError) -> str:
+    """One line, with the source."""
+    if isinstance(error, NotWritten):
+        return f"{job.source}: cannot write {job.target}: {_reason(error)}; choose another -o"
+    return f"{job.source}: {_reason(error)}"
+
+
+def _reason(error: OSError) -> str:
+    """Without number and path."""
+    return error.strerror or str(error)

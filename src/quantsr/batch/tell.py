@@ -85,7 +85,8 @@ def _is_report(path: Path) -> bool:
 
 
 def write_report(path: Path, batch: Batch, outcomes: list[Outcome], state: str, settings: dict[str, Any]) -> None:
-    report = totals(outcomes, len(batch.jobs), state) | {"settings": settings}
+    facts = {"passed_over": batch.passed_over, "settings": settings}
+    report = totals(outcomes, len(batch.jobs), state) | facts
     write_atomically(path, json.dumps(report | {"results": [record(o) for o in outcomes]}, indent=1).encode())
 
 
@@ -117,7 +118,7 @@ class JsonLines:
 
     def begin(self, batch: Batch) -> None:
         self._jobs = len(batch.jobs)
-        self._print("begin", {"files": self._jobs})
+        self._print("begin", {"files": self._jobs, "passed_over": batch.passed_over})
 
     def progress(self, job: Job, share: float) -> None:
         self._print("progress", {"source": str(job.source), "share": round(share, 4)})

@@ -129,7 +129,8 @@ def _engines(args: argparse.Namespace, limit: str | None, network: Network) -> t
         else:
             chosen.append(name)
     if not chosen:
-        raise Failure("no engine is left to measure", NONE_DONE)
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise Failure(f"no engine is left to measure ({reasons})", NONE_DONE)
     return chosen, left_out
 
 

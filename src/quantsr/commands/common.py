@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from quantsr import zoo
+from quantsr.engine import MAX_THREADS
 from quantsr.model import Model, load
 from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
 
 USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5
-MAX_THREADS = 1024  # of an engine
 
 
 class Failure(Exception):
@@ -75,6 +75,22 @@ def load_model(args: argparse.Namespace) -> tuple[Model, str]:
 def model_hash(args: argparse.Namespace) -> str:
     """SHA-256 of the file of the loaded model."""
     return hashlib.sha256(zoo.find(args.model).read_bytes()).hexdigest()
+
+
+def add_output(parser: argparse.ArgumentParser, *, default: str = "") -> None:
+    """-o and --force, for `new_file`. default: what --help says of it; without, -o is required."""
+    help = f"default: {default}" if default else None
+    parser.add_argument("-o", "--output", type=Path, required=not default, metavar="FILE", help=help)
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+
+
+def new_file(path: Path, force: bool, *read: Path) -> Path:
+    """A path to write to. Raises Failure if the command reads it, or if it is there and may not be replaced."""
+    if path.resolve() in (source.resolve() for source in read):
+        raise Failure(f"-o: got {path}, which is read; wanted another file", USAGE)
+    if path.exists() and not force:
+        raise Failure(f"{path} exists; pass --force to overwrite it, or choose another -o", USAGE)
+    return path
 
 
 class terminated_as_interrupted:

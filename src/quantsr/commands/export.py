@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantsr import photos, pixels, zoo
-from quantsr.commands.common import USAGE, Failure, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
 from quantsr.engine import Engine
 from quantsr.images import Float32
 from quantsr.packing.fast import picture
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=["onnx"], default="onnx", help="default: onnx")
     parser.add_argument("--style", choices=STYLES, default="qdq-int8", help="default: qdq-int8")
     parser.add_argument("--depth", choices=DEPTHS, default="full", help="default: full")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-DEPTH-STYLE.onnx")
+    add_output(parser, default="MODEL-DEPTH-STYLE.onnx")
     parser.add_argument(
         "--size", type=_size, metavar="WxH", help="of the image, such as 320x240; only a transformer's graph holds it"
     )
@@ -55,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
     with usage_errors(PackedModelError, ValueError, FileNotFoundError):
         source, packed = zoo.find(args.model), zoo.load_packed(args.model)
         output = args.output or Path(f"{source.stem}-{args.depth}-{args.style}.onnx")
-        if output.resolve() == source.resolve():
-            raise ValueError(f"-o: got the model itself, {output}; wanted another file")
+        new_file(output, args.force, source, *filter(None, [args.photo]))
         sized = export_onnx.holds_size(packed.programs["full"])
         if sized != (args.size is not None):
             wanted = "wanted one, which the graph of a transformer holds" if sized else "only a transformer has one"

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantsr import images
 from quantsr.backends import of_network
-from quantsr.commands.common import USAGE, Failure, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
 from quantsr.packing.fast import picture
 from quantsr.photos.check import mismatch
 
@@ -21,7 +21,7 @@ KINDS = ("edsr", "swinir")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a .safetensors, or with --pickle a .pth")
     parser.add_argument("--as", choices=KINDS, required=True, dest="kind", help="what network it is")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: NAME-imported.safetensors")
+    add_output(parser, default="NAME-imported.safetensors")
     parser.add_argument("--pickle", action="store_true", help="also read a .pth, tensors alone")
     parser.add_argument(
         "--img-range", type=float, metavar="R", help="range of its pixels, if the file does not say: edsr 255, swinir 1"
@@ -35,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
         from quantsr import checkpoint, foreign
     except ImportError as error:
         raise Failure(f"importing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
-    output = args.output or Path(f"{args.file.stem}-imported.safetensors")
-    if output.resolve() == args.file.resolve():
-        raise Failure(f"-o: got FILE itself, {output}; wanted another file", USAGE)
+    output = new_file(args.output or Path(f"{args.file.stem}-imported.safetensors"), args.force, args.file)
     with usage_errors(ValueError):
         found = foreign.load(
             args.file, args.kind, pickle=args.pickle, img_range=args.img_range, res_scale=args.res_scale

@@ -2,15 +2,11 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-import safetensors
-
 from quantsr import zoo
-from quantsr.commands.common import USAGE, Failure, usage_errors
+from quantsr.commands.common import usage_errors
 from quantsr.packing import cost, ops
-from quantsr.packing.file import NotAModelError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,24 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with usage_errors(ops.PackedModelError):
-        try:
-            facts = describe(args.model)
-        except NotAModelError as error:
-            if not _is_checkpoint(zoo.find(args.model)):
-                raise
-            message = f"{args.model}: is a training checkpoint, wanted a packed model; `quantsr pack` makes one of it"
-            raise Failure(message, USAGE) from error
+        facts = describe(args.model)
     print(json.dumps(facts, indent=2) if args.json else _text(facts))
     return 0
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """By the head of the file, without torch."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return {"config", "state"} <= (file.metadata() or {}).keys()
-    except (OSError, safetensors.SafetensorError):
-        return False
 
 
 def describe(model: str) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from quantsr.commands.common import USAGE, Failure, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
 from quantsr.packing.file import write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="weights.safetensors or a checkpoint of a run")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    add_output(parser)
     parser.add_argument("--name", help="default: the name of FILE")
     parser.add_argument("--licence", default="", help="licence of the weights, as an SPDX expression")
 
@@ -19,11 +19,10 @@ def run(args: argparse.Namespace) -> int:
         from quantsr.export import pack_checkpoint
     except ImportError as error:
         raise Failure(f"packing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
-    if args.output.resolve() == args.checkpoint.resolve():
-        raise Failure(f"-o: got the checkpoint itself, {args.output}; wanted another file", USAGE)
+    output = new_file(args.output, args.force, args.checkpoint)
     with usage_errors(ValueError):
-        packed = pack_checkpoint(args.checkpoint, name=args.name or args.output.stem, licence=args.licence)
-    write(args.output, packed)
+        packed = pack_checkpoint(args.checkpoint, name=args.name or output.stem, licence=args.licence)
+    write(output, packed)
     depths = ", ".join(f"{depth} {len(kept)} blocks" for depth, kept in packed.info["depths"].items())
-    print(f"{args.output}: {args.output.stat().st_size} bytes; {depths}")
+    print(f"{output}: {output.stat().st_size} bytes; {depths}")
     return 0

@@ -11,6 +11,7 @@ import dataclasses
 import re
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
 from quantsr.batch.resources import printable
-from quantsr.batch.run import Batch, NoRoom, Outcome, Settings
+from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
 from quantsr.batch.within import choose_depth
 from quantsr.commands.common import (
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if batch.journal:
             batch.journal.close()
         if args.report:
-            write_report(args.report, batch, outcomes, state, _record(batch.settings, depth))
+            write_report(args.report, batch, outcomes, state, _record(args, batch, depth))
     if failure:
         raise failure
     return _exit_code(outcomes)
@@ -98,11 +99,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     depth = args.depth if args.within is None else f"within {args.within:g} s"
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
-        every = plan(args.inputs, args.output, naming, recursive=args.recursive)
-        if not every:
-            deeper = "" if args.recursive else "; -r looks in its folders too"
-            with heard_or_not():
-                print(f"quantsr: no photographs in {printable(args.inputs[0])}{deeper}", file=sys.stderr)
+        passed_over: Counter[str] = Counter()
+        every = plan(args.inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
+        _tell_of_the_rest(args, bool(every), passed_over)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
         into_folder = bool(every) and every[0].root is not None
@@ -114,8 +113,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
                 check_report(args.report, every, force=args.force)
         journal = None
         if into_folder and (many or args.resume):
-            journal = Journal(args.output, _deciding(args, settings, depth), args.shard)
-    batch = Batch(model, jobs, frozenset(job.source.resolve() for job in every), settings, journal)
+            journal = _journal(args, settings, depth)
+    inputs = frozenset(job.source.resolve() for job in every)
+    batch = Batch(model, jobs, inputs, settings, journal, passed_over=passed_over)
     batch.look()
     if args.within is not None:
         chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
@@ -130,6 +130,27 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     if journal and args.resume:
         journal.remove_leftovers()
     return batch, depth
+
+
+def _tell_of_the_rest(args: argparse.Namespace, found: bool, passed_over: Counter[str]) -> None:
+    """One line of what a folder holds that is not taken for a photograph, or of none at all."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(passed_over.items()))
+    rest = f"passed over: {kinds}; wanted plain files of {', '.join(photos.READABLE)}"
+    parts = [] if found else [f"no photographs in {printable(args.inputs[0])}"]
+    parts += [rest] if passed_over else []
+    parts += [] if found or args.recursive else ["-r looks in its folders too"]
+    if parts:
+        with heard_or_not():
+            print(f"quantsr: {'; '.join(parts)}", file=sys.stderr)
+
+
+def _journal(args: argparse.Namespace, settings: Settings, depth: str) -> Journal:
+    try:
+        return Journal(args.output, _deciding(args, settings, depth), args.shard)
+    except OSError as error:
+        if error.errno not in (*FULL, *DENIED):
+            raise
+        raise Failure(f"cannot write into {args.output}: {error.strerror}; choose another -o", NO_ROOM) from error
 
 
 def _left(batch: Batch) -> list[tuple[Facts, Format]]:
@@ -158,8 +179,10 @@ def _deciding(args: argparse.Namespace, settings: Settings, depth: str) -> dict[
     return network | {"quality": settings.quality, "strip": settings.strip}
 
 
-def _record(settings: Settings, depth: str) -> dict[str, Any]:
-    return dataclasses.asdict(settings) | {"asked depth": depth}
+def _record(args: argparse.Namespace, batch: Batch, depth: str) -> dict[str, Any]:
+    """The settings, for the report."""
+    network = {"model": args.model, "scale": batch.model.scale, "fast": args.fast, "format": args.format}
+    return network | dataclasses.asdict(batch.settings) | {"asked depth": depth}
 
 
 def _exit_code(outcomes: list[Outcome]) -> int:

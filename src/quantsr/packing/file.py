@@ -50,7 +50,7 @@ _NAMES = {np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8"}
 class NotAModelError(PackedModelError):
     """The file is something else."""
 
-    remedy = "Choose a file written by quantsr."
+    remedy = "Choose a file that `quantsr pack` wrote."
 
 
 class TruncatedError(PackedModelError):
@@ -138,7 +138,7 @@ def _header(data: bytes) -> dict[str, Any]:
     _limit("file bytes", len(data), MAX_FILE_BYTES)
     magic = data[8 : 8 + len(_MAGIC)]
     if not _MAGIC.startswith(magic):
-        raise NotAModelError.of("bytes from 8", magic, f"{_MAGIC!r}")
+        raise NotAModelError.of("first bytes", data[:16], "those of a packed model")
     if len(data) < _SHA.stop:
         raise TruncatedError.of("file size", len(data), f"at least {_SHA.stop} bytes")
     if data[8 : _SHA.start] not in _BEFORE_SHA:

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from quantsr.photos.source import open_file
+
 MOST_BYTES = 16 << 20  # of the box with all metadata
 MOST_BOXES = 1000
 HEAD_BYTES = 1024  # of a coded picture, in which its sequence header lies
@@ -18,7 +20,7 @@ SEQUENCE_HEADER = 1  # of the kinds of AV1's units
 
 def check_sizes(path: str | os.PathLike[str]) -> None:
     """Raises ValueError for a size that is not that of the coded picture, and for what cannot be followed."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         meta = _meta(file)
         boxes = dict(_boxes(meta[4:]))
         sizes = _told_sizes(boxes[b"iprp"])

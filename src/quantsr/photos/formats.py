@@ -22,13 +22,20 @@ class Format:
 
 FORMATS = {
     "png": Format("PNG", (".png",), 2**31 - 1, deep=True),
-    "jpg": Format("JPEG", (".jpg", ".jpeg"), 65_500, alpha=False, quality=95, options={"subsampling": 0}),
+    "jpg": Format(
+        "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), 65_500, alpha=False, quality=95, options={"subsampling": 0}
+    ),
     "webp": Format("WEBP", (".webp",), 16_383, gray=False, quality=95),
     "tiff": Format("TIFF", (".tif", ".tiff"), 2**31 - 1, deep=True),
     "avif": Format("AVIF", (".avif",), 65_536, quality=85),
     "bmp": Format("BMP", (".bmp",), 2**31 - 1, alpha=False, metadata=False),
 }
 READABLE = (*(suffix for kind in FORMATS.values() for suffix in kind.suffixes), ".gif")
+# Of pictures that are not read, so that a folder of them is not passed over without a word.
+UNREAD = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl", ".nef", ".orf"),
+    *(".pbm", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga"),
+)
 READERS = (*(kind.name for kind in FORMATS.values()), "GIF")  # Pillow's; no other decoder is ever tried
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from quantsr.photos.exif import PREFIX
 from quantsr.photos.photo import PhotoError
+from quantsr.photos.source import open_file
 
 SIGNATURE_BYTES = 8
 XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
@@ -26,7 +27,7 @@ def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
     Raises PhotoError too if the pixels are HDR: a result that does not say so would look wrong.
     """
     exif = raw = xmp = b""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for name, data in _chunks(file):
             if name == b"cICP" and data[1:2] in HDR:
                 raise PhotoError(f"{os.fspath(path)}: got HDR pixels ({HDR[data[1:2]]}), wanted SDR; convert it first")

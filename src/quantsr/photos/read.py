@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.GifImagePlugin import GifImageFile
 
 from quantsr.photos import avif, png_metadata
 from quantsr.photos import exif as exif_block
 from quantsr.photos.formats import READERS
 from quantsr.photos.photo import Metadata, Photo, PhotoError
+from quantsr.photos.source import open_file
 from quantsr.pixels import Pixels
 
 PathLike = str | os.PathLike[str]
@@ -81,7 +82,7 @@ def read(path: PathLike) -> Photo:
 def _opened(path: PathLike) -> Iterator[Image.Image]:
     """The file's head; whatever is wrong with the file becomes a PhotoError."""
     try:
-        with Image.open(path, formats=READERS) as image:
+        with open_file(path) as file, Image.open(file, formats=READERS) as image:
             yield image
     except FileNotFoundError:
         raise PhotoError(f"{os.fspath(path)}: no such file") from None
@@ -89,6 +90,9 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
         raise PhotoError(f"{os.fspath(path)}: is a folder, wanted an image file") from None
     except (PhotoError, PermissionError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        wanted = f"{', '.join(READERS[:-1])} or {READERS[-1]}"
+        raise PhotoError(f"{os.fspath(path)}: not a readable image; wanted a whole {wanted}") from error
     except Exception as error:  # decoders fail in many ways on damaged files
         raise PhotoError(f"{os.fspath(path)}: not a readable image ({error or type(error).__name__})") from error
 
@@ -203,7 +207,7 @@ def _colour16(path: PathLike, image: Image.Image) -> Pixels:
     assert match is not None
     order = match[2] if match[2] != "N" else "L" if sys.byteorder == "little" else "B"
     layout = "RGBA" if match[1] == "RGBa" else match[1]
-    with Image.open(path, formats=READERS) as again:
+    with open_file(path) as file, Image.open(file, formats=READERS) as again:
         _set_raw_mode(again, f"{layout};16{'B' if order == 'L' else 'L'}")
         lower = np.array(again)
     _set_raw_mode(image, f"{layout};16{order}")

@@ -76,7 +76,12 @@ def write(
 
 
 def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = None, *, large: bool = False) -> None:
-    """What `write` puts into the file. large: as it does of a picture above `LARGE_PIXELS`."""
+    """What `write` puts into the file. large: as it does of a picture above `LARGE_PIXELS`.
+
+    Raises ValueError for a quality out of range, also where the format has none.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise ValueError(f"got quality {quality}, wanted 1 to 100")
     image = _fitting(photo.pixels, kind)
     height, width = image.shape[:2]
     old = photo.metadata
@@ -89,7 +94,7 @@ def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = Non
     elif image.dtype == np.uint16 or (kind.name == "PNG" and large):
         png.write(file, image, _shell(metadata))
     else:
-        options = kind.options | ({"quality": quality or kind.quality} if kind.quality else {})
+        options = kind.options | ({"quality": kind.quality if quality is None else quality} if kind.quality else {})
         Image.fromarray(image).save(file, format=kind.name, **options, **_options(kind, metadata))
 
 

@@ -16,7 +16,10 @@ from quantsr.video.colour import Colour, NotConvertible
 # Formats that hold a film in one file. Playlists are not among them: they would make us read other files.
 FORMATS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,mpegts,mpeg,flv,ogg,nut,ivf,asf,mxf"
 KINDS = {"audio": "audio", "subtitle": "subtitles", "attachment": "attachments", "data": "data"}  # type -> --drop
-SHORTER = 0.5  # seconds that may be missing from the length that the head tells
+# How the outermost boxes begin of which a file consists: the first bytes of Matroska's and ASF's, the kinds of MP4's.
+MATROSKA = (bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067"))
+ASF = tuple(bytes.fromhex(start) for start in ("3026b2758e66cf11", "3626b2758e66cf11", "90080033b1e5cf11"))
+MP4 = b"ftyp styp moov moof mdat mfra sidx ssix emsg prft pdin meta free skip wide uuid".split()
 MATRIX = "DISPLAYMATRIX"
 
 
@@ -118,14 +121,21 @@ def scan(path: Path, head: Head, *, tolerant: bool, told: Callable[[int], None] 
     """The times of all frames. Everything is decoded, so that damage is found before a frame is enlarged."""
     times = Times(array("q"), array("q"))
     with opened(path) as container, reading(path):
+        if not tolerant and (size := _told_size(path, container.size)) > container.size:
+            raise VideoError(
+                f"{path}: cut short: got {container.size} bytes, wanted {size} as its heads say; "
+                "--accept-damage takes what is there"
+            )
         ends = _Ends(container)
         for frame in _checked(path, head, container, tolerant, ends):
             times.begin.append(frame.pts)
             times.last.append(frame.duration or 0)
             if told:
                 told(len(times))
-        if not tolerant and (missing := ends.missing()) > SHORTER:
-            raise VideoError(f"{path}: ends {missing:.1f} s before its head says; --accept-damage takes what is there")
+        if not tolerant and (missing := ends.missing()) > 0:
+            raise VideoError(
+                f"{path}: cut short: ends {missing:.2f} s before its head says; --accept-damage takes what is there"
+            )
     return times
 
 
@@ -156,11 +166,13 @@ def _checked(path: Path, head: Head, container: Any, tolerant: bool, ends: "_End
 
 
 def _decoded(path: Path, container: Any, stream: Any, tolerant: bool, ends: "_Ends | None" = None) -> Iterator[Any]:
-    stream.thread_type = "AUTO"
+    stream.thread_type = "SLICE"  # threads for frames swallow the errors of the last packets
     number = 0
     for packet in demuxed(path, container, [] if ends else [stream]):
         if ends:
             ends.see(packet)
+        if packet.is_corrupt and not tolerant:
+            raise _damaged(path, number, "a packet is cut short or broken")
         if packet.stream.index != stream.index:  # stream_index of the packet that ends a stream is always 0
             continue
         try:
@@ -193,17 +205,52 @@ class _Ends:
     """How far the packets reach, against the length that the head tells."""
 
     def __init__(self, container: Any) -> None:
-        self._start = Fraction(container.start_time or 0, av.time_base)
-        self._told = None if container.duration is None else Fraction(container.duration, av.time_base)
-        self._reached = self._start
+        # Some containers count it from zero, some from the first packet; what begins later then seems to end later.
+        self._told = Fraction((container.duration or 0) + min(container.start_time or 0, 0), av.time_base)
+        self._reached = self._longest = Fraction(0)
+        self._before: dict[int, Fraction] = {}
 
     def see(self, packet: Any) -> None:
-        if packet.pts is not None:
-            self._reached = max(self._reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        known = [time * packet.time_base for time in (packet.dts, packet.pts) if time is not None]
+        if not known:
+            return
+        begin, lasts = known[0], (packet.duration or 0) * packet.time_base
+        self._reached = max(self._reached, known[-1] + lasts)
+        if packet.stream.type in ("video", "audio"):
+            self._longest = max(self._longest, lasts, begin - self._before.get(packet.stream_index, begin))
+            self._before[packet.stream_index] = begin
 
     def missing(self) -> float:
-        """Seconds."""
-        return 0.0 if self._told is None else float(self._told - (self._reached - self._start))
+        """Seconds, 0 up to two packets: not all heads count the last one, and what an encoder puts before the sound."""
+        missing = self._told - self._reached
+        return float(missing) if missing > 2 * self._longest else 0.0
+
+
+def _told_size(path: Path, got: int) -> int:
+    """Bytes up to the end of the last outermost box, more than the file's `got` if it is cut; 0 for formats without."""
+    end = 0
+    with path.open("rb") as file:
+        while end < got and (size := _box(file.read(24))):
+            end += size
+            file.seek(min(end, got))
+    return end
+
+
+def _box(head: bytes) -> int:
+    """Bytes of the box that begins so, in Matroska, MP4, AVI or ASF; 0 if it is none, or was written live."""
+    if head.startswith(MATROSKA):
+        length = 9 - int.from_bytes(head[4:5], "big").bit_length()  # of the size: one byte, and one for each leading 0
+        unknown = (1 << 7 * length) - 1
+        size = int.from_bytes(head[4 : 4 + length], "big") & unknown
+        return 0 if size == unknown else 4 + length + size
+    if head[4:8] in MP4:
+        size = int.from_bytes(head[:4], "big")
+        return int.from_bytes(head[8:16], "big") if size == 1 else size
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(ASF):
+        return int.from_bytes(head[16:24], "little")
+    return 0
 
 
 def film(path: Path, container: Any) -> Any:
