@@ -39,7 +39,7 @@ FAMILIES = {
     "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa", "x3-w4a4-dqa-2", "x3-w4a4-dqa-3", "x3-w4a4-dqa-4"],
     "x2, 4 bits": ["x2-float", "x2-w4a4", "x2-w4a4-dqa", "x2-w4a4-dqa-2", "x2-w4a4-dqa-4", "x2-w4a4-dqa-6"],
     "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa", "t-x4-w4a4-dqa-2"],
-    "QuantSR-T x4, 2 bits": [*T_FLOAT, "t-x4-w2a2-dqa"],
+    "QuantSR-T x4, 2 bits": [*T_FLOAT, "t-x4-w2a2-dqa", "t-x4-w2a2-dqa-2"],
     "QuantSR-T x2, 4 bits": ["t-x2-float", "t-x2-w4a4-dqa", "t-x2-w4a4-dqa-2"],
 }
 COLOURS = {"full": "tab:blue", "half": "tab:orange", "quarter": "tab:green"}

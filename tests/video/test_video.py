@@ -117,7 +117,7 @@ def test_ten_bits_come_from_all_bits(make_clip: Make, tmp_path: Path) -> None:
             assert next(made.decode(video=0)).format.name == kind
         (luma, *_) = (picture[..., 1] for picture in pictures(out, "rgb48le"))
         assert len(np.unique(luma)) > 25  # 10 in 8 bits
-        assert abs(luma.mean() - ramp.mean()) < 64
+        assert abs(luma.mean() - ramp.mean()) < 128  # half a level of 8 bits: what L1 trains leans a little
     assert enlarge(source, "-o", tmp_path / "c.mkv", "--codec", "vp9") == 4
 
 
