@@ -15,7 +15,10 @@ SIDE = 192  # LR pixels: only the centre of each is scored
 
 
 def split_photos(config: TrainConfig) -> tuple[list[Photo], list[Photo]]:
-    """Training and validation photographs, split by file name alone, before anything is learned."""
+    """Training and validation photographs, split by their place among the files' names, before anything is learned.
+
+    Raises ValueError unless there are some of both.
+    """
     data = config.data
     folder, cache = Path(data.photos), Path(data.cache)
     photos = load_photos(folder, cache, config.model.upscale, data.patch, data.shrunk, data.unpaired)

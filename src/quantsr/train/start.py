@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
-    """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated."""
+    """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated.
+
+    Raises what `float_network` does, and CheckpointError where blocks cannot be added.
+    """
     network = float_network(config, source)
     blocks = source.config.model.blocks if source else config.model.blocks
     first = config.optim.steps
