@@ -33,6 +33,16 @@ def test_the_body_moves_between_upscales(make: Make, caplog: pytest.LogCaptureFi
     assert "upsampler.0.bias, upsampler.0.weight" in caplog.text
 
 
+def test_fresh_tensors_are_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    source = make({"model": {"upscale": 4}}, W4A4)
+    train.run(source)
+    init = {"run": {"init": str(folder_of(source) / "weights.safetensors")}}
+    with caplog.at_level(logging.WARNING):
+        list(train.run_stages([make(W4A4, init, folder="next")]))
+    told = [record.getMessage() for record in caplog.records if "freshly initialised" in record.getMessage()]
+    assert told == ["not in run.init, so freshly initialised: upsampler.0.bias, upsampler.0.weight"]
+
+
 def test_other_bits_keep_the_weights_and_calibrate_anew(make: Make) -> None:
     source = make(W4A4)
     train.run(source)

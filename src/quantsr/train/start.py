@@ -22,13 +22,15 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
     Raises what `float_network` does, and CheckpointError where blocks cannot be added.
     """
     network = float_network(config, source)
+    if source is not None:
+        _tell_fresh(network, source)
     blocks = source.config.model.blocks if source else config.model.blocks
     first = config.optim.steps
     fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
     if config.quant is not None:
         quantize(network, config.quant)
         if source is not None and _same_codes(source.config.quant, config.quant):
-            _take_over(network, source.part("ema"), blocks)
+            network.load_state_dict(_fitting(network, source.part("ema")), strict=False)
     make_identity(network, blocks)
     calibrate(network, (sampler(index)[0] for index in fresh))
     if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
@@ -44,7 +46,10 @@ def float_network(config: TrainConfig, source: Checkpoint | None) -> nn.Module:
         blocks = source.config.model.blocks
         if blocks > config.model.blocks:
             raise CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
-        _take_over(network, without_shifts(source.part("ema")), blocks)
+        fitting = _fitting(network, without_shifts(source.part("ema")))
+        if not any(name.startswith("body.") for name in fitting):
+            raise CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
+        network.load_state_dict(fitting, strict=False)
         network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])
     return network
 
@@ -69,16 +74,18 @@ def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, T
     return rank_by([-loss for loss in losses])
 
 
-def _take_over(network: nn.Module, given: dict[str, Tensor], blocks: int) -> None:
-    """Loads every tensor that the network has by the same name and shape, and names the others of its first blocks."""
+def _fitting(network: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors that the network has by the same name and shape."""
     own = network.state_dict()
-    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
-    if not any(name.startswith("body.") for name in fitting):
-        raise CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
-    network.load_state_dict(fitting, strict=False)
-    new = tuple(f"body.{block}." for block in range(blocks, len(network.body)))
-    if missing := sorted(name for name in set(own) - set(fitting) if not name.startswith(new)):
-        log.warning("not in run.init, so freshly initialised: %s", ", ".join(missing))
+    return {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+
+
+def _tell_fresh(network: nn.Module, source: Checkpoint) -> None:
+    """Warns of tensors of a float network that the source does not give; added blocks are expected."""
+    added = tuple(f"body.{block}." for block in range(source.config.model.blocks, len(network.body)))
+    fresh = set(network.state_dict()) - set(_fitting(network, source.part("ema")))
+    if told := sorted(name for name in fresh if not name.startswith(added)):
+        log.warning("not in run.init, so freshly initialised: %s", ", ".join(told))
 
 
 def _same_codes(a: QuantConfig | None, b: QuantConfig) -> bool:
