@@ -113,15 +113,18 @@ def test_bfloat16_is_left_to_machines_that_have_it(monkeypatch: pytest.MonkeyPat
     assert seen == [torch.float32, torch.bfloat16]
 
 
-def test_a_teacher_keeps_float32(monkeypatch: pytest.MonkeyPatch, batch: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("kind,dtype", [("rlfn", torch.float32), ("checkpoint", torch.bfloat16)])
+def test_rlfn_keeps_float32(
+    monkeypatch: pytest.MonkeyPatch, batch: tuple[Tensor, Tensor], kind: str, dtype: torch.dtype
+) -> None:
     monkeypatch.setattr(losses, "runs_bf16", lambda device_type: True)
     student, teacher = (EDSR(upscale=2, channels=8, blocks=4) for _ in range(2))
     seen: list[torch.dtype] = []
     for network in (student, teacher):
         network.head.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
-    config = configs.from_dict({"teacher": {"weights": "somewhere"}})
+    config = configs.from_dict({"teacher": {"weights": "somewhere", "kind": kind}})
     Objective(config, student, teacher)(*batch)
-    assert seen == [torch.float32, torch.bfloat16]  # the teacher speaks first
+    assert seen == [dtype, torch.bfloat16]  # the teacher speaks first
 
 
 def test_an_old_cpu_does_not_multiply_bfloat16() -> None:

@@ -59,7 +59,8 @@ class Objective:
     def _taught(self, lr: Tensor) -> Tensor | None:
         if self.teacher is None:
             return None
-        taught: Tensor = self.teacher(lr).float()  # no autocast: RLFN works on 0..255, where bfloat16 has steps of 1
+        with self._autocast(self.settings.kind != "rlfn"):  # bfloat16 makes RLFN brighter, by 0.16 of 255 levels
+            taught: Tensor = self.teacher(lr).float()
         return taught
 
     def _distance(self) -> Tensor:
@@ -76,8 +77,8 @@ class Objective:
         energy = features.float().square().sum(dim=1).flatten(1)  # (N, H*W)
         self.maps[network] = functional.normalize(energy, dim=1)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16)
+    def _autocast(self, wanted: bool = True) -> torch.autocast:
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16 and wanted)
 
 
 def trained_depths(run: RunConfig) -> dict[str, float]:
