@@ -1,8 +1,12 @@
 import gc
+import os
 import re
+import signal
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +38,36 @@ def test_large_pictures_are_tiled_with_the_same_result(model: Model, monkeypatch
     monkeypatch.setattr(quantsr.model, "WHOLE_SIDE", 45)
     monkeypatch.setattr(quantsr.model, "MAX_TILE", 16)
     np.testing.assert_array_equal(model.upscale(image), whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(9, 12, 3), (9, 1, 3)], ids=str)
+def test_a_child_forked_while_another_thread_builds_can_use_the_model(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    model, image = Model(tiny_model(upscale=3), threads=1), np.zeros(shape, np.uint8)
+    expected = model.upscale(image)
+    building, done = threading.Event(), threading.Event()
+    compiled = quantsr.engine.compiled
+
+    def slow(*arguments: Any) -> Any:
+        building.set()
+        done.wait()
+        return compiled(*arguments)
+
+    monkeypatch.setattr(quantsr.engine, "compiled", slow)
+    other = threading.Thread(target=model.upscale, args=(image, "half"))
+    other.start()
+    building.wait()
+    child = os.fork()
+    if child == 0:
+        quantsr.engine.compiled = compiled
+        signal.alarm(10)  # ends the child if it waits for ever
+        os._exit(0 if (model.upscale(image) == expected).all() and model.upscale(image, "half").size else 1)
+    done.set()
+    other.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_memory_bounds_the_tile_and_never_changes_the_result(model: Model) -> None:

@@ -7,11 +7,6 @@
 namespace quantsr {
 namespace {
 
-template <class T>
-View<T> moved(const View<T>& view, int64_t y, int64_t x) {
-  return {view.origin + y * view.row_stride + x * view.pixel_stride, view.row_stride, view.pixel_stride};
-}
-
 Conv2dJob job_of(const EdgeKernels& edges, const Conv2dJob& job, const EdgeLine& line) {
   const PackedConv& packed = edges.classes[line.pixel_class];
   Conv2dJob part = job;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace quantsr {
 
 constexpr int kMiddle = 4;  // the class of all other pixels
@@ -14,6 +16,11 @@ struct EdgeLine {
   int64_t y, x, height, width;
   int pixel_class;
 };
+
+template <class T>
+View<T> moved(const View<T>& view, int64_t y, int64_t x) {
+  return {view.origin + y * view.row_stride + x * view.pixel_stride, view.row_stride, view.pixel_stride};
+}
 
 // Calls use(EdgeLine) for the lines among rows begin .. end - 1 of an image.
 template <class Use>

@@ -6,15 +6,6 @@
 #include "kernels/pack.h"
 
 namespace quantsr {
-namespace {
-
-template <class T>
-View<T> moved(const View<T>& view, int64_t y, int64_t x) {
-  return {view.origin + y * view.row_stride + x * view.pixel_stride, view.row_stride, view.pixel_stride};
-}
-
-}  // namespace
-
 QWeights EdgeCodes::of(int pixel_class) const {
   const int64_t first = int64_t{pixel_class} * shape.out_channels;
   return {codes + first * shape.kernel * shape.kernel * shape.in_channels, mul + first, bias + first};

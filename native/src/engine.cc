@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "error.h"
+#include "float_mode.h"
 #include "plan.h"
 #include "pool.h"
 #include "schedule.h"
@@ -19,13 +20,13 @@ constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxSide = int64_t{1} << 24;
 
 int checked_threads(int threads) {
-  if (threads < 1 || threads > kMaxThreads) fail("threads", "1..1024", threads);
+  if (threads < 1 || threads > kMaxThreads) fail("threads", up_to(kMaxThreads), threads);
   return threads;
 }
 
 void check_size(int64_t height, int64_t width) {
-  if (height < 1 || height > kMaxSide) fail("image height", "1..2^24", height);
-  if (width < 1 || width > kMaxSide) fail("image width", "1..2^24", width);
+  if (height < 1 || height > kMaxSide) fail("image height", up_to(kMaxSide), height);
+  if (width < 1 || width > kMaxSide) fail("image width", up_to(kMaxSide), width);
 }
 
 // What one run at a time may use, in one process.
@@ -70,7 +71,7 @@ Engine::Engine(const std::vector<Op>& ops, const std::string& output, int image_
 
 Engine::~Engine() = default;
 
-int Engine::upscale() const { return state_->plan.slots[state_->plan.output_slot].scale; }
+int Engine::upscale() const { return state_->plan.slots[state_->plan.output_slot].factor; }
 int Engine::output_channels() const { return state_->plan.slots[state_->plan.output_slot].channels; }
 int Engine::image_channels() const { return state_->plan.slots[state_->plan.image_slot].channels; }
 std::string Engine::isa() const { return isa_name(state_->plan.isa); }
@@ -89,6 +90,7 @@ void Engine::run(const float* image, int64_t height, int64_t width, float* out) 
   Workspace& space = turn.space;
   space.prepare(plan, height, width);
   space.set_output(plan.output_slot, out);
+  const DefaultFloatMode mode;
   const View<float> to = space.floats(plan.image_slot);
   const int64_t row = width * image_channels();
   for (int64_t y = 0; y < height; ++y) std::memcpy(to.origin + y * to.row_stride, image + y * row, row * sizeof(float));

@@ -1,6 +1,7 @@
 // Errors tell where, what was wanted and what was got.
 #pragma once
 
+#include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -13,5 +14,7 @@ template <class Wanted, class Got>
   text << where << ": wanted " << wanted << ", got " << got;
   throw std::invalid_argument(text.str());
 }
+
+inline std::string up_to(int64_t most) { return "1.." + std::to_string(most); }
 
 }  // namespace quantsr

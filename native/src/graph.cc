@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
-#include <set>
 
 #include "error.h"
 
@@ -15,7 +14,7 @@ namespace {
 // Far above any network, low enough that no product of two of them overflows.
 constexpr int kMaxOps = 100000;
 constexpr int kMaxChannels = 65536;
-constexpr int kMaxScale = 64;
+constexpr int kMaxFactor = 64;
 constexpr int kMaxWindow = 32;
 // Of attention on codes, whose kernels count on them (qattention_vector.h).
 constexpr int kMaxCodeWindow = 16, kMaxCodeDepth = 256, kMaxAttentionCode = 15;
@@ -148,7 +147,7 @@ void want_floats(const OpCheck& op, const Value& x) {
 }
 
 // A float32 value of the size of x.
-Value made_of(const Value& x, int channels) { return {"", false, channels, x.scale, x.multiple}; }
+Value made_of(const Value& x, int channels) { return {"", false, channels, x.factor, x.multiple}; }
 
 Value check_affine(const OpCheck& op, const Value& x) {
   want_floats(op, x);
@@ -170,7 +169,7 @@ Value check_conv2d(const OpCheck& op, const Op& spec, const Value& x, const std:
   const size_t o = classes.size();
   if (shape.size() != o + 4) fail(op.where() + " weight axes", o + 4, shape.size());
   const int64_t out = shape[o], kernel = shape[o + 1];
-  if (out < 1 || out > kMaxChannels) fail(op.where() + " weight", "1..65536 output channels", out);
+  if (out < 1 || out > kMaxChannels) fail(op.where() + " output channels", up_to(kMaxChannels), out);
   if (kernel != 1 && kernel != 3 && kernel != 5) fail(op.where() + " weight", "kernel 1, 3 or 5", kernel);
   op.floats("weight", each(classes, {out, kernel, kernel, x.channels}));
   op.floats("bias", each(classes, {out}));
@@ -183,7 +182,7 @@ Value check_quantize(const OpCheck& op, const Op& spec, const Value& x) {
   if (spec.attrs.at("inv") == 0) fail(op.where() + " inv", "a number other than 0", 0);
   const int levels = op.integer("levels", 2, 255);
   op.floats("offset", {x.channels});
-  return {"", true, x.channels, x.scale, x.multiple, levels};
+  return {"", true, x.channels, x.factor, x.multiple, levels};
 }
 
 int check_bits(const OpCheck& op, const char* name) {
@@ -221,7 +220,7 @@ Value check_residual(const OpCheck& op, const Value& skip, const Value& branch) 
   want_floats(op, branch);
   op.float32("gain");
   if (skip.channels != branch.channels) fail(op.where() + " channels", skip.channels, branch.channels);
-  if (skip.scale != branch.scale) fail(op.where() + " size", skip.scale, branch.scale);
+  if (skip.factor != branch.factor) fail(op.where() + " size", skip.factor, branch.factor);
   if (skip.multiple != branch.multiple) fail(op.where() + " padding", skip.multiple, branch.multiple);
   return made_of(skip, skip.channels);
 }
@@ -231,23 +230,23 @@ Value check_pixel_shuffle(const OpCheck& op, const Value& x) {
   const int upscale = op.integer("upscale", 2, 4);
   if (x.channels % (upscale * upscale) != 0)
     fail(op.where(), "channels divisible by " + std::to_string(upscale * upscale), x.channels);
-  if (x.scale * upscale > kMaxScale) fail(op.where(), "a total upscale up to 64", x.scale * upscale);
-  return {"", false, x.channels / (upscale * upscale), x.scale * upscale, x.multiple};
+  if (x.factor * upscale > kMaxFactor) fail(op.where() + " total upscale", up_to(kMaxFactor), x.factor * upscale);
+  return {"", false, x.channels / (upscale * upscale), x.factor * upscale, x.multiple};
 }
 
 Value check_pad(const OpCheck& op, const Value& x) {
   want_floats(op, x);
   const int multiple = op.integer("multiple", 2, kMaxWindow);
-  if (x.scale != 1 || x.multiple != 1) fail(op.where(), "a value of the image's size", "'" + x.name + "'");
+  if (x.factor != 1 || x.multiple != 1) fail(op.where(), "a value of the image's size", "'" + x.name + "'");
   return {"", false, x.channels, 1, multiple};
 }
 
 Value check_crop(const OpCheck& op, const Value& x, const Value& like) {
   want_floats(op, x);
-  const int factor = op.integer("factor", 1, kMaxScale);
-  if (like.scale != 1 || like.multiple != 1) fail(op.where(), "a value of the image's size", "'" + like.name + "'");
-  if (factor != x.scale) fail(op.where() + " factor", x.scale, factor);
-  return {"", false, x.channels, x.scale, 1};
+  const int factor = op.integer("factor", 1, kMaxFactor);
+  if (like.factor != 1 || like.multiple != 1) fail(op.where(), "a value of the image's size", "'" + like.name + "'");
+  if (factor != x.factor) fail(op.where() + " factor", x.factor, factor);
+  return {"", false, x.channels, x.factor, 1};
 }
 
 Value check_layer_norm(const OpCheck& op, const Op& spec, const Value& x) {
@@ -263,7 +262,7 @@ Value check_windows(const OpCheck& op, const Value& x, int max_window) {
   const int heads = op.integer("heads", 1, kMaxChannels), window = op.integer("window", 1, max_window);
   op.integer("shift", 0, window - 1);
   if (x.channels % (3 * heads) != 0) fail(op.where(), "channels divisible by " + std::to_string(3 * heads), x.channels);
-  if (x.scale != 1 || x.multiple % window != 0)
+  if (x.factor != 1 || x.multiple % window != 0)
     fail(op.where(), "a value padded to multiples of " + std::to_string(window), x.multiple);
   op.floats("position_bias", {int64_t{2 * window - 1} * (2 * window - 1), heads});
   return made_of(x, x.channels / 3);
@@ -330,8 +329,8 @@ void check_output(const Graph& graph, const std::string& output) {
 }  // namespace
 
 Graph check(const std::vector<Op>& ops, const std::string& output, int image_channels) {
-  if (ops.empty() || ops.size() > kMaxOps) fail("program", "1..100000 ops", ops.size());
-  if (image_channels < 1 || image_channels > kMaxChannels) fail("image channels", "1..65536", image_channels);
+  if (ops.empty() || ops.size() > kMaxOps) fail("program's ops", up_to(kMaxOps), ops.size());
+  if (image_channels < 1 || image_channels > kMaxChannels) fail("image channels", up_to(kMaxChannels), image_channels);
   Graph graph{{{"image", false, image_channels, 1}}, {}, 0};
   graph.values.reserve(ops.size() + 1);  // pointers into it are held below
   std::map<std::string, int> index{{"image", 0}};

@@ -32,7 +32,7 @@ struct Value {
   std::string name;
   bool is_codes;  // uint8 codes, else float32
   int channels;
-  int scale;  // its side / the image's side, which counts as rounded up to `multiple`
+  int factor;  // its side / the image's side, which counts as rounded up to `multiple`
   int multiple = 1;
   int levels = 0;            // codes: the largest one
   int zero = -1;             // codes: the byte that stands for 0, once a consumer has said so

@@ -7,7 +7,8 @@
 
 #include "edge_lines.h"
 #include "error.h"
-#include "graph.h"
+#include "float_mode.h"
+#include "kernels/attention_scratch.h"
 #include "kernels/pack.h"
 #include "runs.h"
 #include "slots.h"
@@ -43,13 +44,13 @@ class Fuser {
   void start(int i) {
     const Node& node = graph_.nodes[i];
     done_[i] = true;
+    step_.kind = node.kind;
     step_.text = node.op->kind;
     uses_.in = node.inputs[0];
     uses_.out = node.output;
     const int channels = graph_.values[node.inputs[0]].channels;
     switch (node.kind) {
       case OpKind::affine:
-        step_.kind = StepKind::affine;
         step_.mul = padded(node.floats("scale"), channels);
         step_.bias = padded(node.floats("offset"), channels);
         break;
@@ -58,38 +59,31 @@ class Fuser {
       case OpKind::qconv2d: start_qconv2d(node); break;
       case OpKind::edge_qconv2d: start_edge_qconv2d(node); break;
       case OpKind::quantize:
-        step_.kind = StepKind::quantize;
         uses_.out = -1;
         take_quantize(node);
         break;
-      case OpKind::relu: step_.kind = StepKind::relu; break;
       case OpKind::residual:
-        step_.kind = StepKind::residual;
         step_.gain = static_cast<float>(node.attr("gain"));
         uses_.skip = node.inputs[0];
         uses_.in = node.inputs[1];
         break;
       case OpKind::pixel_shuffle:
-        step_.kind = StepKind::pixel_shuffle;
         step_.upscale = static_cast<int>(node.attr("upscale"));
         take_affine();
         take_crop();
         break;
-      case OpKind::pad: step_.kind = StepKind::pad; break;
-      case OpKind::crop: step_.kind = StepKind::crop; break;
       case OpKind::layer_norm:
-        step_.kind = StepKind::layer_norm;
         step_.epsilon = static_cast<float>(node.attr("epsilon"));
         step_.mul = padded(node.floats("scale"), channels);
         step_.bias = padded(node.floats("offset"), channels);
         start_transformer();
         break;
-      case OpKind::gelu:
-        step_.kind = StepKind::gelu;
-        start_transformer();
-        break;
+      case OpKind::gelu: start_transformer(); break;
       case OpKind::window_attention: start_attention(node, channels); break;
-      case OpKind::qwindow_attention: start_qattention(node, channels);
+      case OpKind::qwindow_attention: start_qattention(node, channels); break;
+      case OpKind::relu:
+      case OpKind::pad:
+      case OpKind::crop: break;
     }
   }
 
@@ -99,16 +93,14 @@ class Fuser {
   }
 
   void start_attention(const Node& node, int channels) {
-    step_.kind = StepKind::window_attention;
     start_windows(node, "scale");
-    step_.scratch_bytes = attention_scratch(step_.window * step_.window, channels / 3);
+    step_.scratch_bytes = attention_layout(step_.window * step_.window, channels / 3).bytes;
     start_transformer();
   }
 
   void start_qattention(const Node& node, int channels) {
     const auto zero = [&](const char* name) { return static_cast<uint32_t>(node.attr(name)); };
     const auto number = [&](const char* name) { return static_cast<float>(node.attr(name)); };
-    step_.kind = StepKind::qwindow_attention;
     start_windows(node, "score_mul");
     step_.softmax_offset = padded(node.floats("softmax_offset"), step_.heads);
     QAttentionJob& job = step_.qattention;
@@ -117,23 +109,22 @@ class Fuser {
     job.query_zero = zero("query_zero");
     job.key_zero = zero("key_zero");
     job.value_zero = zero("value_zero");
-    job.scale = step_.scale;
+    job.scale = step_.logit_scale;
     job.inv = number("softmax_inv");
     job.levels = number("softmax_levels");
     job.softmax_zero = zero("softmax_zero");
     job.offset = step_.softmax_offset.data();
     job.mul = number("mix_mul");
-    step_.scratch_bytes = qattention_scratch(step_.window * step_.window, job.heads, job.depth);
+    step_.scratch_bytes = qattention_layout(step_.window * step_.window, job.heads, job.depth).bytes;
     start_transformer();
   }
 
   // scale: the name of the attribute.
   void start_windows(const Node& node, const char* scale) {
-    constexpr float kLog2E = 1.44269504088896340736f;
     step_.heads = static_cast<int>(node.attr("heads"));
     step_.window = static_cast<int>(node.attr("window"));
     step_.shift = static_cast<int>(node.attr("shift"));
-    step_.scale = static_cast<float>(node.attr(scale)) * kLog2E;
+    step_.logit_scale = static_cast<float>(node.attr(scale)) * kLog2E;
     step_.position_bias = PositionBias(step_.window, step_.shift, step_.heads, node.floats("position_bias"));
     const std::string side = std::to_string(step_.window);
     step_.text += " " + side + "x" + side + (step_.shift > 0 ? " shifted" : "");
@@ -141,7 +132,6 @@ class Fuser {
 
   void start_conv2d(const Node& node, int channels) {
     const auto& sides = node.op->tensors.at("weight").shape;
-    step_.kind = StepKind::conv2d;
     step_.shape = {channels, static_cast<int>(sides[0]), static_cast<int>(sides[1])};
     step_.conv2d_kernel = &choose_conv2d(isa_, step_.shape);
     step_.kernel = step_.conv2d_kernel->name;
@@ -152,7 +142,6 @@ class Fuser {
 
   void start_edge_conv2d(const Node& node, int channels) {
     const auto& sides = node.op->tensors.at("weight").shape;
-    step_.kind = StepKind::edge_conv2d;
     step_.shape = {channels, static_cast<int>(sides[1]), static_cast<int>(sides[2])};
     const EdgeWeights weights{step_.shape, node.floats("weight"), node.floats("bias")};
     step_.conv2d_kernel = &choose_conv2d(isa_, step_.shape);
@@ -163,13 +152,11 @@ class Fuser {
   }
 
   void start_qconv2d(const Node& node) {
-    step_.kind = StepKind::qconv2d;
     prepare_codes(node, {node.codes("weight"), node.floats("mul"), node.floats("bias")});
     take_followers();
   }
 
   void start_edge_qconv2d(const Node& node) {
-    step_.kind = StepKind::edge_qconv2d;
     const EdgeCodes all{qconv_shape(node), node.codes("weight"), node.floats("mul"), node.floats("bias")};
     prepare_codes(node, all.of(kMiddle));
     step_.qedges = prepare_edges(isa_, all, preferred_kernel_);
@@ -307,6 +294,7 @@ void check_kernel_name(Isa isa, const std::string& name) {
 
 Plan make_plan(const std::vector<Op>& ops, const std::string& output, int image_channels, Isa isa,
                const std::string& preferred_kernel) {
+  const DefaultFloatMode mode;
   check_kernel_name(isa, preferred_kernel);
   const Graph graph = check(ops, output, image_channels);
   Plan plan;

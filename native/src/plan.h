@@ -7,40 +7,20 @@
 
 #include "edge_conv2d.h"
 #include "edge_qconv2d.h"
+#include "graph.h"
 #include "kernels/kernels.h"
 #include "kernels/transformer.h"
-#include "quantsr/ops.h"
 
 namespace quantsr {
 
-enum class StepKind {
-  affine,
-  conv2d,
-  edge_conv2d,
-  quantize,
-  qconv2d,
-  edge_qconv2d,
-  relu,
-  residual,
-  pixel_shuffle,
-  pad,
-  crop,
-  layer_norm,
-  gelu,
-  window_attention,
-  qwindow_attention
-};
-
-inline bool is_attention(StepKind kind) {
-  return kind == StepKind::window_attention || kind == StepKind::qwindow_attention;
-}
+inline bool is_attention(OpKind kind) { return kind == OpKind::window_attention || kind == OpKind::qwindow_attention; }
 
 // A buffer that several values share, one after the other. Its border is filled once per image size and never written.
 // Each thread has one of its own for values that live within a tile.
 struct Slot {
   bool is_codes;
   int channels;
-  int scale;  // its side / the image's side, which counts as rounded up to `multiple`
+  int factor;  // its side / the image's side, which counts as rounded up to `multiple`
   int multiple;
   bool tile;                // of a tile, not of the image
   int zero;                 // codes: the byte in the border; float32 borders hold 0
@@ -51,7 +31,7 @@ struct Slot {
 };
 
 struct Step {
-  StepKind kind;
+  OpKind kind;              // of the first op fused into it
   std::string text;         // the fused ops, for describe()
   const char* kernel = "";  // convolutions and what transformers add
   int in = -1;              // slots; -1: none
@@ -63,7 +43,7 @@ struct Step {
   int upscale = 1;                       // pixel_shuffle
   float epsilon = 0;                     // layer_norm
   int heads = 0, window = 0, shift = 0;  // attention
-  float scale = 0;                       // of its logits, times log2 e
+  float logit_scale = 0;                 // times log2 e
   PositionBias position_bias;
   QAttentionJob qattention{};  // qwindow_attention: what does not depend on the image
   AlignedArray<float> softmax_offset;
@@ -78,8 +58,9 @@ struct Step {
   AlignedArray<float> inv, offset;  // of the quantizer
 };
 
-// single: one step, shared out in bands of rows. layers: low-bit convolutions in skewed tiles. windows: steps that look
-// at no other window, in tiles of `tile_width` x `window` pixels or parts of them, which end where windows do.
+// single: one step, shared out in rows or bands of rows. layers: low-bit convolutions in skewed tiles. windows: steps
+// that look at no other window, in tiles of `tile_width` x `window` pixels or parts of them, which end where windows
+// do.
 enum class RunKind { single, layers, windows };
 
 struct Run {

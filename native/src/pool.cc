@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "error.h"
+#include "float_mode.h"
 
 namespace quantsr {
 namespace {
@@ -52,6 +53,7 @@ struct Pool::State {
   }
 
   void serve(int worker) {
+    const DefaultFloatMode mode;  // not what the thread that started it had set
     uint64_t seen = 0;
     for (;;) {
       for (int i = 0; i < kSpins && jobs.load(std::memory_order_relaxed) == seen; ++i) pause();

@@ -37,12 +37,12 @@ class RunFinder {
   const Value& input(int t) const { return graph_.values[values_[t].in]; }
 
   bool same_size(int s, int t) const {
-    return input(s).scale == input(t).scale && input(s).multiple == input(t).multiple;
+    return input(s).factor == input(t).factor && input(s).multiple == input(t).multiple;
   }
 
   Run layers(int first) const {
     int end = first;
-    while (end < count() && steps_[end].kind == StepKind::qconv2d && same_size(first, end)) ++end;
+    while (end < count() && steps_[end].kind == OpKind::qconv2d && same_size(first, end)) ++end;
     return {first, end, RunKind::layers};
   }
 
@@ -51,16 +51,16 @@ class RunFinder {
   bool is_local(int first, int t) const {
     if (!same_size(first, t)) return false;
     switch (steps_[t].kind) {
-      case StepKind::affine:
-      case StepKind::quantize:
-      case StepKind::relu:
-      case StepKind::residual:
-      case StepKind::layer_norm:
-      case StepKind::gelu:
-      case StepKind::window_attention:
-      case StepKind::qwindow_attention: return true;
-      case StepKind::conv2d:
-      case StepKind::qconv2d: {
+      case OpKind::affine:
+      case OpKind::quantize:
+      case OpKind::relu:
+      case OpKind::residual:
+      case OpKind::layer_norm:
+      case OpKind::gelu:
+      case OpKind::window_attention:
+      case OpKind::qwindow_attention: return true;
+      case OpKind::conv2d:
+      case OpKind::qconv2d: {
         const int in = values_[t].in;
         return steps_[t].shape.kernel == 1 && made_[in] >= first && read_[in] == t;
       }
@@ -75,8 +75,8 @@ class RunFinder {
     int end = first, attention = -1;
     bool worth_it = false;
     for (; end < count() && is_local(first, end); ++end) {
-      const StepKind kind = steps_[end].kind;
-      worth_it |= is_attention(kind) || kind == StepKind::layer_norm || kind == StepKind::gelu;
+      const OpKind kind = steps_[end].kind;
+      worth_it |= is_attention(kind) || kind == OpKind::layer_norm || kind == OpKind::gelu;
       if (!is_attention(kind)) continue;
       if (attention >= 0 && other_windows(steps_[attention], steps_[end])) {
         end = cut(attention, end);

@@ -1,16 +1,18 @@
-// How the steps of a plan run. Most run one after the other, each shared out among the threads in bands of rows. Runs
-// of low-bit convolutions, the bulk of the work, run together, tile by tile, because a whole layer of a photograph does
-// not fit into a core's cache while a tile does: a tile goes through all layers before the next tile starts. As a layer
-// needs one more pixel on each side than it makes, the tile moves up and left by one pixel with every layer; what it
-// needs from there was made by the tiles above and to the left (Wolf and Lam, "A data locality optimizing algorithm",
-// PLDI 1991, call it skewing). Nothing is computed twice. Buffers are those of the whole layers, so that a layer may
-// overwrite the input of the layer before: what tiles to come still read lies below or to the right. The steps of a
-// transformer's layer look at no pixel outside of a window: they run together too, some windows at a time.
+// How the steps of a plan run. Most run one after the other, each shared out among the threads in rows or bands of
+// rows. Runs of low-bit convolutions, the bulk of the work, run together, tile by tile, because a whole layer of a
+// photograph does not fit into a core's cache while a tile does: a tile goes through all layers before the next tile
+// starts. As a layer needs one more pixel on each side than it makes, the tile moves up and left by one pixel with
+// every layer; what it needs from there was made by the tiles above and to the left (Wolf and Lam, "A data locality
+// optimizing algorithm", PLDI 1991, call it skewing). Nothing is computed twice. Buffers are those of the whole layers,
+// so that a layer may overwrite the input of the layer before: what tiles to come still read lies below or to the
+// right. The steps of a transformer's layer look at no pixel outside of a window: they run together too, some windows
+// at a time.
 #include "schedule.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "ops/ops.h"
@@ -55,27 +57,33 @@ class Part {
     const int channels = plan_.slots[step_.in].channels;
     const float *mul = step_.mul.data(), *bias = step_.bias.data();
     switch (step_.kind) {
-      case StepKind::conv2d: return step_.conv2d_kernel->run(conv2d(), 0, rows, space_.scratch(worker_));
-      case StepKind::qconv2d: return step_.qconv_kernel->run(qconv(), 0, rows, space_.scratch(worker_));
-      case StepKind::affine:
+      case OpKind::conv2d: return step_.conv2d_kernel->run(conv2d(), 0, rows, space_.scratch(worker_));
+      case OpKind::qconv2d: return step_.qconv_kernel->run(qconv(), 0, rows, space_.scratch(worker_));
+      case OpKind::affine:
         return each_row([&](int64_t y) { affine_row(floats_in(), mul, bias, floats_out(), y, width, channels); });
-      case StepKind::relu: return each_row([&](int64_t y) { relu_row(floats_in(), floats_out(), y, width, channels); });
-      case StepKind::residual:
+      case OpKind::relu: return each_row([&](int64_t y) { relu_row(floats_in(), floats_out(), y, width, channels); });
+      case OpKind::residual:
         return each_row(
             [&](int64_t y) { residual_row(skip(), floats_in(), step_.gain, floats_out(), y, width, channels); });
-      case StepKind::quantize:
+      case OpKind::quantize:
         return each_row([&](int64_t y) {
           quantize_row(floats_in(), step_.inv.data(), step_.offset.data(), step_.levels,
                        space_.codes(step_.codes, region_, worker_), y, width, channels);
         });
-      case StepKind::layer_norm:
+      case OpKind::layer_norm:
         return transformer().layer_norm({floats_in(), rows, width, step_.epsilon, mul, bias, epilogue(channels)}, 0,
                                         rows);
-      case StepKind::gelu: return transformer().gelu({floats_in(), rows, width, epilogue(channels)}, 0, rows);
-      case StepKind::window_attention: return attention();
-      case StepKind::qwindow_attention: return qattention();
-      default: return;
+      case OpKind::gelu: return transformer().gelu({floats_in(), rows, width, epilogue(channels)}, 0, rows);
+      case OpKind::window_attention: return attention();
+      case OpKind::qwindow_attention: return qattention();
+      // These never run in parts: run_step.
+      case OpKind::edge_conv2d:
+      case OpKind::edge_qconv2d:
+      case OpKind::pixel_shuffle:
+      case OpKind::pad:
+      case OpKind::crop: break;
     }
+    std::abort();
   }
 
  private:
@@ -102,7 +110,7 @@ class Part {
 
   void attention() const {
     const int channels = plan_.slots[step_.in].channels / 3;
-    const AttentionJob job{floats_in(), step_.heads, channels / step_.heads, step_.scale, epilogue(channels)};
+    const AttentionJob job{floats_in(), step_.heads, channels / step_.heads, step_.logit_scale, epilogue(channels)};
     each_window([&](const WindowPart& part) { transformer().attention(job, part, space_.scratch(worker_)); });
   }
 
@@ -147,7 +155,7 @@ void run_conv2d(const Plan& plan, const Step& step, Workspace& space, Pool& pool
   const RunConv2d run = step.conv2d_kernel->run;
   run_bands(job.height, pool, [&](int64_t begin, int64_t end, int worker) {
     run(job, begin, end, space.scratch(worker));
-    if (step.kind == StepKind::edge_conv2d) run_edges(step.edges, job, begin, end);
+    if (step.kind == OpKind::edge_conv2d) run_edges(step.edges, job, begin, end);
   });
 }
 
@@ -165,21 +173,21 @@ void run_resizing_row(const Plan& plan, const Step& step, const Workspace& space
   const View<const float> x = read(space.floats(step.in));
   const View<float> out = space.floats(step.out);
   const int channels = plan.slots[step.out].channels;
-  if (step.kind == StepKind::pad)
+  if (step.kind == OpKind::pad)
     return pad_row(x, space.height(step.in), space.width(step.in), out, y, space.width(step.out), channels);
-  if (step.kind == StepKind::crop) return crop_row(x, out, y, space.width(step.out), channels);
+  if (step.kind == OpKind::crop) return crop_row(x, out, y, space.width(step.out), channels);
   pixel_shuffle_row(x, step.upscale, step.mul.data(), step.bias.data(), out, y, space.width(step.out) / step.upscale,
                     channels);
 }
 
 void run_step(const Step& step, const Plan& plan, Workspace& space, Pool& pool) {
   switch (step.kind) {
-    case StepKind::conv2d:
-    case StepKind::edge_conv2d: return run_conv2d(plan, step, space, pool);
-    case StepKind::edge_qconv2d: return run_edge_qconv2d(plan, step, space, pool);
-    case StepKind::pad:
-    case StepKind::crop:
-    case StepKind::pixel_shuffle:
+    case OpKind::conv2d:
+    case OpKind::edge_conv2d: return run_conv2d(plan, step, space, pool);
+    case OpKind::edge_qconv2d: return run_edge_qconv2d(plan, step, space, pool);
+    case OpKind::pad:
+    case OpKind::crop:
+    case OpKind::pixel_shuffle:
       return pool.run(space.height(step.out) / step.upscale,
                       [&](int64_t y, int) { run_resizing_row(plan, step, space, y); });
     default:

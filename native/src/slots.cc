@@ -6,7 +6,7 @@ namespace quantsr {
 namespace {
 
 bool same_kind(const Slot& a, const Slot& b) {
-  return a.is_codes == b.is_codes && a.channels == b.channels && a.scale == b.scale && a.multiple == b.multiple &&
+  return a.is_codes == b.is_codes && a.channels == b.channels && a.factor == b.factor && a.multiple == b.multiple &&
          a.tile == b.tile && a.zero == b.zero && a.levels == b.levels;
 }
 
@@ -37,7 +37,7 @@ class SlotAssigner {
     const bool border = v.is_codes && !tile_[value];
     return {v.is_codes,
             v.channels,
-            v.scale,
+            v.factor,
             v.multiple,
             tile_[value],
             v.is_codes ? v.zero : 0,
@@ -81,10 +81,10 @@ class SlotAssigner {
   // The slot of an input that ends here and is read only at the pixel being written; -1: none.
   int in_place(int t, const Slot& kind) const {
     const StepValues& use = values_[t];
-    const StepKind step = plan_.steps[t].kind;
+    const OpKind step = plan_.steps[t].kind;
     const bool pixelwise =
-        step == StepKind::affine || step == StepKind::relu || step == StepKind::residual || step == StepKind::gelu;
-    const bool gathers = step == StepKind::conv2d || step == StepKind::qconv2d;
+        step == OpKind::affine || step == OpKind::relu || step == OpKind::residual || step == OpKind::gelu;
+    const bool gathers = step == OpKind::conv2d || step == OpKind::qconv2d;
     if (fits(t, use.skip, kind) && !(gathers && slot_[use.skip] == slot_[use.in])) return slot_[use.skip];
     if (pixelwise && fits(t, use.in, kind)) return slot_[use.in];
     return -1;
@@ -96,14 +96,14 @@ class SlotAssigner {
 
   void widen_borders() {
     for (const Step& step : plan_.steps)
-      if (step.kind == StepKind::edge_qconv2d) {
+      if (step.kind == OpKind::edge_qconv2d) {
         Slot& slot = plan_.slots[step.in];
         slot.pad = std::max(slot.pad, step.shape.kernel / 2);
-      } else if (step.kind == StepKind::conv2d || step.kind == StepKind::edge_conv2d) {
+      } else if (step.kind == OpKind::conv2d || step.kind == OpKind::edge_conv2d) {
         Slot& slot = plan_.slots[step.in];
         slot.pad = std::max(slot.pad, step.shape.kernel / 2);
         slot.whole_runs = true;
-        slot.rows_below |= step.kind == StepKind::edge_conv2d;
+        slot.rows_below |= step.kind == OpKind::edge_conv2d;
       }
   }
 

@@ -40,8 +40,8 @@ void fill_border(T* data, int64_t total, int64_t offset, int64_t row_stride, int
 
 Workspace::Layout Workspace::layout(const Slot& slot, int64_t height, int64_t width) {
   Layout l;
-  l.height = checked_product(round_up(height, slot.multiple), slot.scale);
-  l.width = checked_product(round_up(width, slot.multiple), slot.scale);
+  l.height = checked_product(round_up(height, slot.multiple), slot.factor);
+  l.width = checked_product(round_up(width, slot.multiple), slot.factor);
   l.pixel_stride = slot.is_codes ? round_up(slot.channels, kChannelGroup) : slot.channels;
   const int64_t columns = (slot.whole_runs ? round_up(l.width, kPixelRun) : l.width) + 2 * slot.pad;
   const int64_t rows = l.height + (slot.whole_runs ? kRowRun - 1 : 0) + 2 * slot.pad;

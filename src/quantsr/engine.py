@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +78,7 @@ class Engine:
             program, tensors = eight_bits(program, tensors, count)
         self.program, self.tensors = program, tensors  # what runs, in images of at least 2x2 pixels
         self._native = self._compiled(program, tensors)
+        self._narrow: _native.Engine | None = None
         self.depth = depth
         self.upscale: int = self._native.upscale
         self.threads: int = self._native.threads
@@ -139,16 +139,15 @@ class Engine:
         return self._native.describe()
 
     def step_seconds(self) -> list[float]:
-        """Seconds that each step of `describe()` took in the last run (of the last tile)."""
+        """Seconds that each step of `describe()` took in the last run (of the last tile) of at least 2x2 pixels."""
         return self._native.step_seconds()
 
     def _native_for(self, image: Array) -> _native.Engine:
-        return self._native if min(image.shape[:2]) > 1 else self._narrow
-
-    @cached_property
-    def _narrow(self) -> _native.Engine:
-        """For images one pixel wide or high, where a collapsed tail does not hold."""
-        return self._compiled(*self._plain)
+        if min(image.shape[:2]) > 1:
+            return self._native
+        if self._narrow is None:  # of two threads that come here, either's will do
+            self._narrow = self._compiled(*self._plain)  # for one pixel's width a collapsed tail does not hold
+        return self._narrow
 
     def _compiled(self, program: Program, tensors: Mapping[str, np.ndarray]) -> _native.Engine:
         return compiled(program, tensors, *self._settings)

@@ -1,6 +1,5 @@
 """A packed network, ready to upscale images. Never loads torch."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,14 @@ class Model:
         self.packed, self.threads, self.fast = packed, threads, fast
         # No cache around the method: it would hold the model, and their cycle the engines' buffers.
         self._engines: dict[str, Engine] = {}
-        self._building = threading.Lock()
 
     def engine(self, depth: str) -> Engine:
         """The engine of one of `depths`, built when first asked for. Raises ValueError for another depth."""
         if depth not in self.depths:
             raise ValueError(f"got depth {depth!r}, wanted one of {', '.join(self.depths)}")
-        with self._building:
-            if depth not in self._engines:
-                self._engines[depth] = Engine(self.packed, depth=depth, threads=self.threads, fast=self.fast)
-            return self._engines[depth]
+        if depth not in self._engines:  # no lock, which a forked child might find held for ever: the first one stays
+            self._engines.setdefault(depth, Engine(self.packed, depth, self.threads, fast=self.fast))
+        return self._engines[depth]
 
     @property
     def depths(self) -> tuple[str, ...]:

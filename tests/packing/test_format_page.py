@@ -54,7 +54,11 @@ def test_info_and_error_tables():
         ("header", f"{file.MAX_HEADER_BYTES // 2**20} MiB"),
         ("tensors", ops.MAX_TENSORS),
         ("ops of a program", ops.MAX_OPS),
-        ("values that the ops of a program read from tensors, a shared one as often as it is read", ops.MAX_READ),
+        (
+            "values that the ops of a program read from tensors, a shared one as often as it is read, and "
+            "8 · heads · window³ for each attention",
+            ops.MAX_READ,
+        ),
         ("channels of a convolution's output", ops.MAX_CHANNELS),
         ("blocks", ops.MAX_BLOCKS),
         ("resolution factor of any value", max(ops.UPSCALES)),

@@ -184,5 +184,19 @@ def test_a_shared_tensor_counts_as_often_as_it_is_read():
         roles = {role: role for role in ("weight", "mul", "bias")}
         value = f"out{layer}"
         ops += [quantizer, Op("qconv2d", (quantizer.output,), value, sizes, roles)]
-    with pytest.raises(LimitError, match=r"values that ops read from tensors: got 70\d+, wanted at most 67108864"):
+    with pytest.raises(LimitError, match=r"read from tensors or prepare: got 70\d+, wanted at most 67108864"):
         check_program(Program(tuple(ops), value), tensors, {"upscale": 2})
+
+
+def test_what_attention_prepares_counts_as_well():
+    """Biases of 341 heads in windows of 32 are 1.4 million values in the file, and up to 89 million in memory."""
+    attrs = {"heads": 341, "window": 32, "shift": 7, "scale": 1.0}
+    ops = (
+        Op("pad", ("image",), "padded", {"multiple": 32}),
+        Op("conv2d", ("padded",), "qkv", {}, {"weight": "wide", "bias": "bias"}),
+        Op("window_attention", ("qkv",), "seen", attrs, {"position_bias": "biases"}),
+    )
+    tensors = {"wide": np.zeros((1023, 1, 1, 3), np.float32), "bias": np.zeros(1023, np.float32)}
+    tensors |= {"biases": np.zeros((63 * 63, 341), np.float32)}
+    with pytest.raises(LimitError, match=r"read from tensors or prepare: got 90\d{6}, wanted at most 67108864"):
+        check_program(Program(ops, "seen"), tensors, {"upscale": 2})

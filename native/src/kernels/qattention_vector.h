@@ -12,39 +12,35 @@
 namespace quantsr {
 namespace {
 
-constexpr int kWordBytes = 4;  // of products at once
-
-inline int words_of(int count) { return (count + kWordBytes - 1) / kWordBytes; }
-
 inline uint32_t word_at(const uint8_t* p) {
   return p[0] | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
 }
 
 constexpr uint32_t kEachByte = 0x01010101;
 
-// The scratch of a window of codes.
+// The scratch of a window of codes, a QAttentionLayout. Padding repeats the last pixel.
 struct CodeWindow {
-  const uint8_t** pixels;  // where each begins; padding repeats the last pixel
-  int64_t* biases;         // where the biases towards it begin, in those of a head
-  uint32_t* queries;       // [head][word of channels][pixel], signed
-  uint32_t* values;        // [word of pixels][channel], unsigned
-  uint32_t* weights;       // [word of pixels that are seen][block of pixels that see], signed
-  float* mixed;            // [channel][pixel]
-  float* logits;           // [pixel that is seen][block of pixels that see]
+  const uint8_t** pixels;
+  int64_t* biases;
+  uint32_t *queries, *values, *weights;
+  float *mixed, *logits;
   int64_t padded, channels;
 };
 
 inline CodeWindow code_window(const QAttentionJob& job, const WindowPart& part, std::byte* scratch) {
+  const QAttentionLayout at = qattention_layout(part.pixels, job.heads, job.depth);
+  const auto floats = [&](size_t begin) { return reinterpret_cast<float*>(scratch + begin); };
+  const auto words = [&](size_t begin) { return reinterpret_cast<uint32_t*>(scratch + begin); };
   CodeWindow w{};
-  w.padded = padded_pixels(part.pixels);
-  w.channels = (int64_t{job.heads} * job.depth + 15) / 16 * 16;
-  w.mixed = reinterpret_cast<float*>(scratch);
-  w.logits = w.mixed + w.channels * w.padded;
-  w.queries = reinterpret_cast<uint32_t*>(w.logits + 2 * kPixelLanes * w.padded);
-  w.values = w.queries + int64_t{job.heads} * words_of(job.depth) * w.padded;
-  w.weights = w.values + words_of(part.pixels) * w.channels;
-  w.pixels = reinterpret_cast<const uint8_t**>(w.weights + words_of(part.pixels) * 2 * kPixelLanes);
-  w.biases = reinterpret_cast<int64_t*>(w.pixels + w.padded);
+  w.padded = static_cast<int64_t>(padded_pixels(part.pixels));
+  w.channels = static_cast<int64_t>(padded_channels(job.heads * job.depth));
+  w.mixed = floats(at.mixed);
+  w.logits = floats(at.logits);
+  w.queries = words(at.queries);
+  w.values = words(at.values);
+  w.weights = words(at.weights);
+  w.pixels = reinterpret_cast<const uint8_t**>(scratch + at.pixels);
+  w.biases = reinterpret_cast<int64_t*>(scratch + at.biases);
   place(job.in, part, w.padded, w.pixels, w.biases);
   return w;
 }

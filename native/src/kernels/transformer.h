@@ -15,6 +15,8 @@ namespace quantsr {
 // Attention works on so many pixels at a time, or a part of them; buffers of pixels side by side are padded to it.
 constexpr int kPixelLanes = 16;
 
+constexpr float kLog2E = 1.44269504088896340736f;
+
 struct NormJob {
   View<const float> in;
   int64_t height, width;
@@ -84,6 +86,7 @@ class PositionBias {
 // The rows from `first` to before `last` of a job.
 using RunNorm = void (*)(const NormJob&, int64_t first, int64_t last);
 using RunGelu = void (*)(const GeluJob&, int64_t first, int64_t last);
+// scratch: as attention_scratch.h says, 64-byte aligned.
 using RunAttention = void (*)(const AttentionJob&, const WindowPart&, std::byte* scratch);
 using RunQAttention = void (*)(const QAttentionJob&, const WindowPart&, std::byte* scratch);
 
@@ -97,10 +100,6 @@ struct TransformerKernels {
 
 // kernels/dispatch.cc
 const TransformerKernels& transformer_kernels(Isa isa);
-
-// Bytes of scratch for a window of so many pixels, 64-byte aligned.
-size_t attention_scratch(int pixels, int channels);
-size_t qattention_scratch(int pixels, int heads, int depth);
 
 // One per instruction set, in the files transformer_*.cc.
 extern const TransformerKernels kTransformerRef, kTransformerAvx2, kTransformerAvx512, kTransformerNeon;

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/transformer.h"
+#include "kernels/attention_scratch.h"
 
 namespace quantsr {
 namespace {
@@ -193,17 +193,13 @@ void norm_rows(const NormJob& job, int64_t first, int64_t last) {
 
 // --- window_attention ---
 
-// The scratch of a window. Rows of `padded` pixels; padding repeats the last pixel.
+// The scratch of a window, an AttentionLayout. Rows of `padded` pixels; padding repeats the last pixel.
 struct Window {
-  const float** pixels;  // where each begins
-  int64_t* biases;       // where the biases towards it begin, in those of a head
-  float* queries;        // [channel][pixel], times the scale
-  float* mixed;          // [channel][pixel]
-  float* logits;         // [pixel that is seen][block of pixels that see]
+  const float** pixels;
+  int64_t* biases;
+  float *queries, *mixed, *logits;
   int64_t padded;
 };
-
-inline int64_t padded_pixels(int64_t pixels) { return (pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes; }
 
 // Where the pixels of a window begin, and the biases towards them; padding repeats the last pixel.
 template <class T>
@@ -220,16 +216,16 @@ void place(const View<const T>& in, const WindowPart& part, int64_t padded, cons
 }
 
 inline Window window_of(const AttentionJob& job, const WindowPart& part, std::byte* scratch) {
-  const int64_t padded = padded_pixels(part.pixels);
-  const int64_t channels = (job.heads * job.depth + 15) / 16 * 16;
+  const AttentionLayout at = attention_layout(part.pixels, job.heads * job.depth);
+  const auto floats = [&](size_t begin) { return reinterpret_cast<float*>(scratch + begin); };
   Window w{};
-  w.padded = padded;
-  w.queries = reinterpret_cast<float*>(scratch);
-  w.mixed = w.queries + channels * padded;
-  w.logits = w.mixed + channels * padded;
-  w.pixels = reinterpret_cast<const float**>(w.logits + 2 * kPixelLanes * padded);
-  w.biases = reinterpret_cast<int64_t*>(w.pixels + padded);
-  place(job.in, part, padded, w.pixels, w.biases);
+  w.padded = static_cast<int64_t>(padded_pixels(part.pixels));
+  w.queries = floats(at.queries);
+  w.mixed = floats(at.mixed);
+  w.logits = floats(at.logits);
+  w.pixels = reinterpret_cast<const float**>(scratch + at.pixels);
+  w.biases = reinterpret_cast<int64_t*>(scratch + at.biases);
+  place(job.in, part, w.padded, w.pixels, w.biases);
   return w;
 }
 

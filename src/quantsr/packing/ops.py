@@ -39,9 +39,7 @@ FLOAT_BITS = 32  # weight_bits and act_bits of a model without low-bit layers
 
 MAX_OPS = 2048  # per program; 32 residual blocks take about 200
 MAX_TENSORS = 8192
-MAX_READ = (
-    2**26
-)  # values that the ops of a program read from tensors, shared ones as often: an engine prepares each op's
+MAX_READ = 2**26  # values that a program's ops prepare or read from tensors, shared ones as often as they are read
 MAX_BLOCKS = 1024
 MAX_NAME = 128  # characters
 # 1024 channels * 3*3 taps * 15 * 8 = 1,105,920 < 2**24: at 4 bits every accumulator is exact as int32 and as float32.
@@ -479,9 +477,9 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
     if period(program) > MAX_WINDOW:
         raise LimitError.of("common multiple of windows", period(program), f"at most {MAX_WINDOW}")
     read = [name for op in program.ops for name in op.tensors.values()]
-    amount = sum(tensors[name].size for name in read)
+    amount = sum(tensors[name].size for name in read) + sum(map(_prepared, program.ops))
     if amount > MAX_READ:
-        raise LimitError.of("values that ops read from tensors", amount, f"at most {MAX_READ}")
+        raise LimitError.of("values that ops read from tensors or prepare", amount, f"at most {MAX_READ}")
     for name in dict.fromkeys(read):  # each once, if shared
         _check_contents(name, tensors[name])
     wanted = Value(IMAGE_CHANNELS, info["upscale"])
@@ -560,6 +558,11 @@ def weight_codes(op: Op, packed: np.ndarray) -> np.ndarray:
     stored = bits.unpack(packed, b, math.prod(shape))
     codes = stored.astype(np.int16) - (1 << (b - 1))
     return (2 * codes + 1 if op.kind == "odd_qconv2d" else codes).astype(np.int8).reshape(shape)
+
+
+def _prepared(op: Op) -> int:
+    """The most values that an engine makes of an attention's biases, for all parts of windows that there are."""
+    return 8 * int(op.attrs["heads"]) * int(op.attrs["window"]) ** 3 if op.kind in ATTENTIONS else 0
 
 
 def _where(op: Op) -> str:
