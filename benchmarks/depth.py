@@ -17,7 +17,7 @@ import torch
 from quantsr.engine import Engine
 from quantsr.models.edsr import EDSR
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import DEPTHS, PackedModel
+from quantsr.packing.program import DEPTHS, PackedModel
 from quantsr.quant import QuantConfig, calibrate, quantize
 
 ROUNDS = 15

@@ -8,7 +8,8 @@ from test_engine_products import make
 
 from quantsr import reference
 from quantsr.dequantize import without_quantizers
-from quantsr.packing.ops import Program, weight_codes
+from quantsr.packing.ops import weight_codes
+from quantsr.packing.program import Program
 
 
 def test_each_convolution_is_the_low_bit_one_without_rounding_and_clipping():

@@ -16,7 +16,8 @@ import torch
 from quantsr import _native, reference
 from quantsr.engine import Engine, available_isas, native_op, qconv_kernel_names
 from quantsr.packing import bits
-from quantsr.packing.ops import Op, PackedModel, Program, trace
+from quantsr.packing.checks import trace
+from quantsr.packing.program import Op, PackedModel, Program
 
 ISAS = available_isas()
 KERNELS = [(isa, kernel) for isa in ISAS for kernel in qconv_kernel_names(isa)]

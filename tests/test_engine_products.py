@@ -9,7 +9,7 @@ from test_engine_transformer import ISAS, Builder, F, assert_same, run_native, r
 
 from quantsr import _native, reference
 from quantsr.engine import Engine
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 
 SHAPES = [(1, 1), (2, 3), (6, 10), (1, 32), (3, 16), (2, 17)]  # heads, channels of one
 WINDOWS = [(1, 0), (2, 1), (4, 0), (4, 3), (5, 2), (7, 3), (8, 0), (8, 4)]  # side, shift

@@ -9,7 +9,9 @@ import pytest
 from quantsr import Model, _native, reference
 from quantsr.engine import Engine, TooLittleMemory, available_isas, native_op
 from quantsr.packing import bits
-from quantsr.packing.ops import IMAGE, Op, PackedModel, Program, receptive_radius, trace
+from quantsr.packing.checks import trace
+from quantsr.packing.program import IMAGE, Op, PackedModel, Program
+from quantsr.packing.reach import receptive_radius
 
 F = np.float32
 ISAS = available_isas()

@@ -13,7 +13,8 @@ from test_engine_transformer import make
 from quantsr import images, reference, zoo
 from quantsr.dequantize import without_quantizers
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import Op, PackedModel, Program, weight_codes
+from quantsr.packing.ops import weight_codes
+from quantsr.packing.program import Op, PackedModel, Program
 from quantsr.quant import QuantConfig
 
 onnx = pytest.importorskip("onnx")

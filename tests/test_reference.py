@@ -9,7 +9,8 @@ from packing.tiny import random_image, tiny_model
 
 from quantsr import reference
 from quantsr.packing import bits
-from quantsr.packing.ops import IMAGE, OPS, Op, weight_codes
+from quantsr.packing.ops import OPS, weight_codes
+from quantsr.packing.program import IMAGE, Op
 
 F = np.float32
 

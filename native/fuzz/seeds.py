@@ -14,7 +14,7 @@ from packing.tiny import tiny_model  # noqa: E402
 
 from quantsr.engine import native_op  # noqa: E402
 from quantsr.packing.collapse import collapse_tail  # noqa: E402
-from quantsr.packing.ops import IMAGE, Op, Program  # noqa: E402
+from quantsr.packing.program import IMAGE, Op, Program  # noqa: E402
 
 # As in fuzz_plan.cc: its rows of kinds, its lists of bits and of levels.
 KINDS = (

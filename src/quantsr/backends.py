@@ -6,7 +6,7 @@ from typing import Any
 from quantsr import images
 from quantsr.evaluate import Upscaler
 from quantsr.images import UInt8
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 
 
 def engine(packed: PackedModel, depth: str, threads: int | None, fast: bool = False) -> Upscaler:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quantsr.packing.ops import QCONVS, Op, Program, weight_codes
+from quantsr.packing.ops import QCONVS, weight_codes
+from quantsr.packing.program import Op, Program
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -9,21 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsr import _native
+from quantsr.packing.checks import trace
 from quantsr.packing.collapse import collapse_tail
 from quantsr.packing.fast import with_eight_bits
-from quantsr.packing.ops import (
-    ATTENTIONS,
-    IMAGE,
-    IMAGE_CHANNELS,
-    QCONVS,
-    Op,
-    PackedModel,
-    Program,
-    Step,
-    period,
-    trace,
-    weight_codes,
-)
+from quantsr.packing.ops import ATTENTIONS, QCONVS, period, weight_codes
+from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program, Step
 
 Array = NDArray[np.float32]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from quantsr import checkpoint
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 
 
 def pack_checkpoint(path: Path, *, name: str, licence: str = "") -> PackedModel:

@@ -30,7 +30,8 @@ from onnx import TensorProto, helper, numpy_helper
 from quantsr import onnx_transformer
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
-from quantsr.packing.ops import ATTENTIONS, IMAGE, IMAGE_CHANNELS, QCONVS, Op, PackedModel, Program, weight_codes
+from quantsr.packing.ops import ATTENTIONS, QCONVS, weight_codes
+from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program
 
 INPUT, OUTPUT = IMAGE, "upscaled"
 QONNX = "qonnx.custom_op.general"  # the domain of Quant

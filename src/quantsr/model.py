@@ -8,7 +8,7 @@ import numpy as np
 
 from quantsr import pixels, zoo
 from quantsr.engine import MAX_THREADS, MAX_TILE, Engine, TooLittleMemory
-from quantsr.packing.ops import IMAGE_CHANNELS, PackedModel
+from quantsr.packing.program import IMAGE_CHANNELS, PackedModel
 from quantsr.pixels import Pixels
 
 WHOLE_SIDE = 640  # LR pixels; a larger picture is tiled to bound memory, with the same result

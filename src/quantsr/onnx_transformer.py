@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantsr.packing.ops import Op
+from quantsr.packing.program import Op
 
 HIDDEN = np.float32(-100)  # added to a logit of a pair of pixels on different sides of the border, as SwinIR does
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from quantsr import exact
 from quantsr.exact import dot, exp2, fma, fused_multiply_add
-from quantsr.packing.ops import IMAGE, IMAGE_CHANNELS, Op, Program, weight_codes
+from quantsr.packing.ops import weight_codes
+from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, Program
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quantsr import zoo
 from quantsr.packing.lift import lift
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 
 
 class Upscaler(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import safetensors
 
 from quantsr.packing.file import NotAModelError, read
-from quantsr.packing.ops import PackedModel, PackedModelError
+from quantsr.packing.program import PackedModel, PackedModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
 SCORES = WEIGHTS / "scores.json"  # name -> sha256 of the file, scores: depth -> set -> psnr, ssim

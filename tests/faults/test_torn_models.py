@@ -10,7 +10,7 @@ from packing.tiny import random_image, tiny_model
 from quantsr import zoo
 from quantsr.engine import Engine
 from quantsr.packing.file import ChecksumError, NotAModelError, TruncatedError, dumps, loads
-from quantsr.packing.ops import PackedModel, PackedModelError
+from quantsr.packing.program import PackedModel, PackedModelError
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(2000, marks=pytest.mark.slow)])

@@ -8,8 +8,10 @@ import pytest
 from packing.tiny import random_image, tiny_model
 from quantsr import reference
 from quantsr.engine import Engine, available_isas
+from quantsr.packing.checks import check_program, trace
 from quantsr.packing.collapse import _tail, collapse_tail, kernels
-from quantsr.packing.ops import IMAGE, Op, PackedModel, Program, check_program, receptive_radius, trace
+from quantsr.packing.program import IMAGE, Op, PackedModel, Program
+from quantsr.packing.reach import receptive_radius
 
 SIZES = [(2, 2), (2, 3), (3, 5), (5, 2), (9, 5), (3, 9)]
 UPSCALES = [2, 3, 4]

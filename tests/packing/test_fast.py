@@ -10,8 +10,10 @@ from packing.tiny import random_image, tiny_model
 from quantsr import images, load, metrics, reference
 from quantsr.engine import Engine, available_isas, compiled, qconv_kernel_names
 from quantsr.packing import file
+from quantsr.packing.checks import check_program
 from quantsr.packing.fast import LARGEST, NothingToRound, picture, round_weight, with_eight_bits
-from quantsr.packing.ops import FieldError, PackedModel, Program, check_program, receptive_radius
+from quantsr.packing.program import FieldError, PackedModel, Program
+from quantsr.packing.reach import receptive_radius
 
 UPSCALES = [2, 3, 4]
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "tapiola.jpg"

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from packing.tiny import tiny_model
 from quantsr.cli import main
-from quantsr.packing import file, ops
+from quantsr.packing import checks, file, ops
 from quantsr.packing.file import (
     ChecksumError,
     NotAModelError,
@@ -27,7 +27,7 @@ from quantsr.packing.file import (
     read,
     write,
 )
-from quantsr.packing.ops import FieldError, GraphError, LimitError, PackedModel, PackedModelError, TensorError
+from quantsr.packing.program import FieldError, GraphError, LimitError, PackedModel, PackedModelError, TensorError
 
 MODELS = [
     {},
@@ -299,7 +299,7 @@ CONTENT = {
     "program is a list": (lambda d: put(d.programs, half=[]), FieldError, "half"),
     "program key unknown": (lambda d: put(d.programs["half"], input="image"), FieldError, "keys"),
     "no ops": (lambda d: put(d.programs["half"], ops=[]), LimitError, "number of ops"),
-    "too many ops": (lambda d: put(d.programs["half"], ops=[None] * (ops.MAX_OPS + 1)), LimitError, "ops"),
+    "too many ops": (lambda d: put(d.programs["half"], ops=[None] * (checks.MAX_OPS + 1)), LimitError, "ops"),
     "op is null": (lambda d: put(d.programs["half"], ops=[None]), FieldError, "op 0"),
     # op fields
     "op key missing": (lambda d: d.op("head").pop("attrs"), FieldError, "keys"),
@@ -410,7 +410,7 @@ def test_shapes_that_numpy_cannot_hold(shape, tmp_path, capsys):
 
 def test_too_many_tensors():
     made = draft()
-    for i in range(ops.MAX_TENSORS):
+    for i in range(checks.MAX_TENSORS):
         made.add(f"t{i}", np.zeros(1, np.uint8), "U8")
     with pytest.raises(LimitError, match="number of tensors"):
         loads(sealed(made.header(), made.data))

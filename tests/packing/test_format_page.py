@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from quantsr.packing import bits, file, ops
-from quantsr.packing.ops import INFO, OPS, PackedModelError
+from quantsr.packing import bits, checks, file, ops, program
+from quantsr.packing.checks import INFO
+from quantsr.packing.ops import OPS
+from quantsr.packing.program import PackedModelError
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "format.md").read_text()
 
@@ -52,16 +54,16 @@ def test_info_and_error_tables():
     [
         ("file", f"{file.MAX_FILE_BYTES // 2**20} MiB"),
         ("header", f"{file.MAX_HEADER_BYTES // 2**20} MiB"),
-        ("tensors", ops.MAX_TENSORS),
-        ("ops of a program", ops.MAX_OPS),
+        ("tensors", checks.MAX_TENSORS),
+        ("ops of a program", checks.MAX_OPS),
         (
             "values that the ops of a program read from tensors, a shared one as often as it is read, and "
             "8 · heads · window³ for each attention",
-            ops.MAX_READ,
+            checks.MAX_READ,
         ),
         ("channels of a convolution's output", ops.MAX_CHANNELS),
-        ("blocks", ops.MAX_BLOCKS),
-        ("resolution factor of any value", max(ops.UPSCALES)),
+        ("blocks", checks.MAX_BLOCKS),
+        ("resolution factor of any value", max(program.UPSCALES)),
         ("least common multiple of the windows of a program", ops.MAX_WINDOW),
     ],
 )

@@ -13,7 +13,8 @@ from quantsr.models import EDSR
 from quantsr.packing import dumps, loads
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import QCONVS, PackedModel, weight_codes
+from quantsr.packing.ops import QCONVS, weight_codes
+from quantsr.packing.program import PackedModel
 from quantsr.quant import NotPackable, QuantConfig, calibrate, quantize, quantized_layers
 from quantsr.quant.ddtb import DDTBInput
 

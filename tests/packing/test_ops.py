@@ -6,20 +6,10 @@ import pytest
 from packing.tiny import random_image, tiny_model
 from quantsr import reference
 from quantsr.packing import bits
-from quantsr.packing.ops import (
-    IMAGE,
-    FieldError,
-    GraphError,
-    LimitError,
-    Op,
-    PackedModelError,
-    Program,
-    check_model,
-    check_program,
-    receptive_radius,
-    trace,
-    weight_codes,
-)
+from quantsr.packing.checks import check_model, check_program, trace
+from quantsr.packing.ops import weight_codes
+from quantsr.packing.program import IMAGE, FieldError, GraphError, LimitError, Op, PackedModelError, Program
+from quantsr.packing.reach import receptive_radius
 
 # channels, blocks, bits, upscale, upsampler -> radius of the full network
 RADII = [

@@ -12,20 +12,12 @@ from quantsr import exact, images, metrics, reference
 from quantsr.engine import Engine, available_isas
 from quantsr.models.swinir import SwinIR
 from quantsr.packing import file
+from quantsr.packing.checks import check_program
 from quantsr.packing.cost import cost
 from quantsr.packing.file import VersionError, dumps, loads
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import (
-    FieldError,
-    GraphError,
-    LimitError,
-    Op,
-    PackedModel,
-    Program,
-    TensorError,
-    check_program,
-)
+from quantsr.packing.program import FieldError, GraphError, LimitError, Op, PackedModel, Program, TensorError
 from quantsr.quant import NotPackable, QuantConfig, QuantProduct, calibrate, quantize
 
 PLACEMENT = "linears_products"

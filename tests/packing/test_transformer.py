@@ -10,21 +10,13 @@ import torch
 from quantsr import exact, images, metrics, reference
 from quantsr.models.swinir import SwinIR, WindowAttention, from_windows, hidden_pairs, mirrored
 from quantsr.packing import dumps, loads
+from quantsr.packing.checks import check_program
 from quantsr.packing.cost import cost
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import (
-    FieldError,
-    GraphError,
-    LimitError,
-    Op,
-    PackedModel,
-    PackedModelError,
-    Program,
-    check_program,
-    receptive_radius,
-    weight_codes,
-)
+from quantsr.packing.ops import weight_codes
+from quantsr.packing.program import FieldError, GraphError, LimitError, Op, PackedModel, PackedModelError, Program
+from quantsr.packing.reach import receptive_radius
 from quantsr.quant import QuantConfig, QuantLayer, calibrate, quantize, quantized_layers
 
 F = np.float32

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from quantsr.packing import bits
-from quantsr.packing.ops import IMAGE, Op, PackedModel, Program
+from quantsr.packing.program import IMAGE, Op, PackedModel, Program
 
 
 def tiny_model(

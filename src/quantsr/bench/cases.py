@@ -11,7 +11,7 @@ from quantsr.bench import parts, random_network
 from quantsr.bench.parts import Part
 from quantsr.dequantize import without_quantizers
 from quantsr.images import UInt8
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 
 SAMPLES, SAMPLE_SIDE = 8, 64  # pictures for calibration, pixels on a side
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from quantsr.bench.job import Job, interleaved
 from quantsr.bench.parts import Part
-from quantsr.packing.ops import IMAGE, Op
+from quantsr.packing.program import IMAGE, Op
 
 
 def build_float(job: Job) -> None:

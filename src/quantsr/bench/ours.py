@@ -7,7 +7,7 @@ import numpy as np
 from quantsr.bench.job import Job
 from quantsr.engine import compiled, eight_bits
 from quantsr.packing.collapse import collapse_tail
-from quantsr.packing.ops import IMAGE_CHANNELS
+from quantsr.packing.program import IMAGE_CHANNELS
 
 
 class Peer:

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from quantsr import reference
 from quantsr.bench import random_network
 from quantsr.packing.collapse import collapse_tail
-from quantsr.packing.ops import ATTENTIONS, IMAGE, IMAGE_CHANNELS, QCONVS, Op, Program
+from quantsr.packing.ops import ATTENTIONS, QCONVS
+from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, Program
 
 PARTS = ("layer", "body", "network")
 TAILS = ("as-is", "collapsed")

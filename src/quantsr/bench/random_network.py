@@ -10,7 +10,8 @@ import numpy as np
 
 from quantsr import images, reference
 from quantsr.packing import bits
-from quantsr.packing.ops import IMAGE, Op, PackedModel, Program, check_model
+from quantsr.packing.checks import check_model
+from quantsr.packing.program import IMAGE, Op, PackedModel, Program
 
 BITS = 4
 UPSCALE = 4

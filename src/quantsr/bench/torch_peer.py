@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantsr.bench.job import Job
-from quantsr.packing.ops import IMAGE, Op
+from quantsr.packing.program import IMAGE, Op
 
 
 class Network(nn.Module):

@@ -24,7 +24,7 @@ from quantsr.bench.run import Run
 from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, positive, threads, usage_errors
 from quantsr.engine import available_isas
 from quantsr.files import write_atomically
-from quantsr.packing.ops import FLOAT_BITS, PackedModel, PackedModelError
+from quantsr.packing.program import FLOAT_BITS, PackedModel, PackedModelError
 
 TRAINED = "quantsr-c-x4-w4a4"  # for PSNR without --model
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from quantsr import zoo
 from quantsr.engine import MAX_THREADS
 from quantsr.model import Model, load
-from quantsr.packing.ops import DEPTHS, UPSCALES, PackedModelError
+from quantsr.packing.program import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
 
 USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5

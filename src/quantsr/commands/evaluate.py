@@ -22,7 +22,7 @@ from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
 from quantsr.packing.file import NotAModelError
-from quantsr.packing.ops import DEPTHS, PackedModelError
+from quantsr.packing.program import DEPTHS, PackedModelError
 
 SETS = ["Set5", "Set14", "B100"]
 TOLERANCE = 0.01  # dB

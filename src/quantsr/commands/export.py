@@ -18,7 +18,7 @@ from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_
 from quantsr.engine import Engine
 from quantsr.images import Float32
 from quantsr.packing.fast import picture
-from quantsr.packing.ops import DEPTHS, PackedModelError
+from quantsr.packing.program import DEPTHS, PackedModelError
 
 LARGEST_SIDE = 512  # LR pixels of a photo that are compared, from its middle
 SAME = 45.0  # dB between two executions of one network; flipped codes leave more, see docs/onnx.md

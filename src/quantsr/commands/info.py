@@ -6,7 +6,7 @@ from typing import Any
 
 from quantsr import zoo
 from quantsr.commands.common import usage_errors
-from quantsr.packing import cost, ops
+from quantsr.packing import PackedModelError, cost, receptive_radius
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with usage_errors(ops.PackedModelError):
+    with usage_errors(PackedModelError):
         facts = describe(args.model)
     print(json.dumps(facts, indent=2) if args.json else _text(facts))
     return 0
@@ -28,7 +28,7 @@ def describe(model: str) -> dict[str, Any]:
     return packed.info | {
         "packed_bytes": zoo.find(model).stat().st_size,
         "bytes_by_part": cost.parts(packed),
-        "receptive_radius": {d: ops.receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
+        "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
         "macs": {depth: found.macs for depth, found in costs.items()},
         "bitops": {depth: found.bitops for depth, found in costs.items()},
         "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",

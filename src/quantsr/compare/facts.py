@@ -20,7 +20,7 @@ from quantsr.files import listing, write_atomically
 from quantsr.packing.cost import cost
 from quantsr.packing.file import dumps
 from quantsr.packing.lower import lower
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 from quantsr.quant import NotPackable, QParams, quantized_layers
 
 Scores = dict[str, dict[str, dict[str, float]]]  # depth -> set -> psnr, ssim

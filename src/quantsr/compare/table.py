@@ -12,7 +12,7 @@ from quantsr.compare import facts
 from quantsr.compare.variants import Variant, stages_of, trained, variants
 from quantsr.config import ConfigError, TrainConfig
 from quantsr.data import benchmarks
-from quantsr.packing.ops import PackedModel
+from quantsr.packing.program import PackedModel
 from quantsr.quant import describe_placement
 from quantsr.train.held_out import SIDE
 

@@ -1,6 +1,7 @@
 """Packed models: bits (codes to bytes), ops (what a network is made of), file (one file), cost (what it takes)."""
 
 from quantsr.packing.bits import pack, unpack
+from quantsr.packing.checks import check_model, check_program
 from quantsr.packing.file import (
     ChecksumError,
     NotAModelError,
@@ -11,7 +12,7 @@ from quantsr.packing.file import (
     read,
     write,
 )
-from quantsr.packing.ops import (
+from quantsr.packing.program import (
     FieldError,
     GraphError,
     LimitError,
@@ -20,10 +21,8 @@ from quantsr.packing.ops import (
     PackedModelError,
     Program,
     TensorError,
-    check_model,
-    check_program,
-    receptive_radius,
 )
+from quantsr.packing.reach import receptive_radius
 
 __all__ = [
     "ChecksumError",

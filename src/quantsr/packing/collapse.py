@@ -17,7 +17,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from quantsr.packing.ops import Op, Program, Step, trace
+from quantsr.packing.checks import trace
+from quantsr.packing.program import Op, Program, Step
 
 Tensors = Mapping[str, np.ndarray]
 Array = NDArray[np.float64]

@@ -27,8 +27,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantsr.packing.checks import trace
 from quantsr.packing.file import dumps
-from quantsr.packing.ops import ATTENTIONS, FLOAT_BITS, OPS, QCONVS, Op, PackedModel, Program, Step, trace
+from quantsr.packing.ops import ATTENTIONS, OPS, QCONVS
+from quantsr.packing.program import FLOAT_BITS, Op, PackedModel, Program, Step
 
 WIDTH, HEIGHT = 320, 180
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsr.packing import bits
-from quantsr.packing.ops import IMAGE, MIN_MUL, QCONVS, Op, Program, Step, Value, trace
+from quantsr.packing.checks import trace
+from quantsr.packing.ops import MIN_MUL, QCONVS
+from quantsr.packing.program import IMAGE, Op, Program, Step, Value
 
 Tensors = Mapping[str, np.ndarray]
 Runner = Callable[[Program, np.ndarray], np.ndarray]

@@ -21,18 +21,9 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from quantsr.files import write_atomically
-from quantsr.packing.ops import (
-    MAX_OPS,
-    FieldError,
-    LimitError,
-    Op,
-    PackedModel,
-    PackedModelError,
-    Program,
-    TensorError,
-    check_model,
-    format_version,
-)
+from quantsr.packing.checks import MAX_OPS, check_model
+from quantsr.packing.ops import format_version
+from quantsr.packing.program import FieldError, LimitError, Op, PackedModel, PackedModelError, Program, TensorError
 
 FORMAT = "quantsr"
 VERSIONS = ("1", "2", "3")  # of equal length; a file has the first one that knows its kinds of op

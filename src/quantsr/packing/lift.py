@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinIR, WindowAttention
-from quantsr.packing.ops import ATTENTIONS, FLOAT_BITS, QCONVS, Op, PackedModel, weight_codes
+from quantsr.packing.ops import ATTENTIONS, QCONVS, weight_codes
+from quantsr.packing.program import FLOAT_BITS, Op, PackedModel
 from quantsr.quant import QParams, QuantConfig, QuantConv2d, Quantizer, QuantLinear, QuantProduct, quantize
 from quantsr.quant.config import code_range
 

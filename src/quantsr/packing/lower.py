@@ -16,7 +16,9 @@ from quantsr.models.depth import DepthDynamic
 from quantsr.models.edsr import EDSR
 from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer, WindowAttention
 from quantsr.packing import bits
-from quantsr.packing.ops import FLOAT_BITS, IMAGE, ODD_BITS, Op, PackedModel, Program, check_model
+from quantsr.packing.checks import check_model
+from quantsr.packing.ops import ODD_BITS
+from quantsr.packing.program import FLOAT_BITS, IMAGE, Op, PackedModel, Program
 from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, QuantLinear, QuantProduct, quantized_layers
 from quantsr.quant.config import QuantConfig, code_range
 
