@@ -6,6 +6,7 @@ python benchmarks/ablations.py benchmarks/results/ablations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,10 +28,12 @@ SPAN = 0.12  # dB: the least width of a panel, so that nothing small looks large
 
 def main(folder: Path) -> None:
     results = read(folder)
-    text = filled(PAGE.read_text(encoding="utf-8"), results)
-    PAGE.write_text(text, encoding="utf-8")
-    shown = {name: results[name] for name in re.findall(START.format(r"(\S+)"), text) if name in results}
-    several = {name: result for name, result in shown.items() if len(result["rows"]) > 1}
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = re.findall(START.format(r"(\S+)"), text) + re.findall(WHOLE.format(r"(\S+)"), text)
+    if missing := sorted(set(wanted) - results.keys()):
+        sys.exit(f"{folder}: got no {', '.join(missing)}, wanted a .json for each table of {PAGE}; nothing is changed")
+    PAGE.write_text(filled(text, results), encoding="utf-8")
+    several = {name: results[name] for name in wanted if len(results[name]["rows"]) > 1 and START.format(name) in text}
     draw(several).savefig(PICTURES / "ablations.png", dpi=100)
     for path in report.plots(results["rivals-rate"]["rows"], PICTURES):
         path.rename(PICTURES / f"rivals-rate-{path.name}")
@@ -53,15 +56,24 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
 
 
 def table(rows: Rows) -> str:
-    """PSNR in dB, mean over seeds and spread; the last column against the first row."""
-    depths = list(rows[0]["runs"][0]["scores"])
-    heads = ["setting", *(f"{depth}, mean of Set14 and B100" for depth in depths), "against the first, full"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    first = mean(scores(rows[0], "full"))
+    """PSNR in dB, mean over seeds and spread; in brackets the differences from the first row, seed by seed."""
+    measures = [(f"{depth}: Set14, B100", partial(scores, depth=depth)) for depth in rows[0]["runs"][0]["scores"]]
+    measures.append(("full: held-out photographs", held_out))
+    lines = ["| " + " | ".join(["setting", *(head for head, _ in measures)]) + " |", "|" + "---|" * (len(measures) + 1)]
     for row in rows:
-        cells = [f"{mean(scores(row, d)):.3f} ± {report.spread(scores(row, d)):.3f}" for d in depths]
-        lines.append("| " + " | ".join([setting(row), *cells, f"{mean(scores(row, 'full')) - first:+.3f}"]) + " |")
+        cells = [spread(measure(row)) + against(measure(row), measure(rows[0])) for _, measure in measures]
+        lines.append("| " + " | ".join([setting(row), *cells]) + " |")
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    return f"{mean(values):.3f} ± {report.spread(values):.3f}"
+
+
+def against(values: list[float], first: list[float]) -> str:
+    """Of the same seeds, which share their batches; nothing for the first itself."""
+    differences = [value - other for value, other in zip(values, first, strict=True)]
+    return f" ({mean(differences):+.3f} ± {report.spread(differences):.3f})" if any(differences) else ""
 
 
 def setting(row: dict[str, Any]) -> str:
@@ -70,6 +82,11 @@ def setting(row: dict[str, Any]) -> str:
 
 def scores(row: dict[str, Any], depth: str) -> list[float]:
     return [score for run in row["runs"] if (score := report.decisive(run, depth)) is not None]
+
+
+def held_out(row: dict[str, Any]) -> list[float]:
+    """At the last step."""
+    return [run["curve"][-1][1] for run in row["runs"]]
 
 
 def draw(results: dict[str, dict[str, Any]]) -> Figure:

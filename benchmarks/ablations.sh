@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything in docs/ablations.md: benchmarks/ablations.sh DIR OUT RLFN, where DIR holds Set14 and B100 and RLFN is
-# team04_rlfn.pth. Three seeds each.
-# Runs that differ in nothing are trained once. An hour or two on two cores; goes on where it stopped.
+# Everything in docs/ablations.md: benchmarks/ablations.sh DIR OUT RLFN [NAME...], where DIR holds Set14 and B100 and
+# RLFN is team04_rlfn.pth. Three seeds each. NAME: of the comparisons below; all of them if none is named.
+# Runs that differ in nothing are trained once: about 200 runs, two minutes of one core each. Goes on where it stopped.
 set -euo pipefail
-data=$1 out=$2 rlfn=$3
+data=$1 out=$2 rlfn=$3 names=" ${*:4} "
 compare() { # name, recipe, further arguments
+  [[ -z ${names// /} || $names == *" $1 "* ]] || return 0
   quantsr compare "$2" "${@:3}" --seeds 0 1 2 --data "$data" -o "$out"
   for kind in json md; do mv "$out/compare.$kind" "$out/$1.$kind"; done
 }

@@ -300,6 +300,13 @@ def test_the_wrong_kind_of_file_is_named(
     assert "not a readable checkpoint (it is packed already)" in capsys.readouterr().err
 
 
+def test_help_keeps_the_paragraphs_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    told = capsys.readouterr().out
+    assert "-o OUT\n\nOUT holds" in told and "default: Set14 B100" in told
+
+
 @pytest.mark.parametrize("words", ["models", "--help"])
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_command_to_which_nobody_listens_ends_quietly(words: str, unbuffered: str) -> None:

@@ -145,7 +145,9 @@ def test_a_comparison_goes_from_recipes_to_a_table(
     command += ["--data", str(data_folder / "benchmarks"), "-o", str(out)]
     assert main(command) == 0
     assert len(list((out / "stages").iterdir())) == 1 + 3 * 2
-    rows = json.loads((out / "compare.json").read_text())["rows"]
+    record = json.loads((out / "compare.json").read_text())
+    rows = record["rows"]
+    assert record["sets"] and record["machine"]["cpu"] and record["versions"]["torch"]
     assert [row["name"] for row in rows] == ["tiny rlq", "tiny lsq", "tiny daq"]
     for row in rows:
         assert [run["seed"] for run in row["runs"]] == [0, 1]

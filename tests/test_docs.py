@@ -1,7 +1,11 @@
 """docs/training.md: every setting with its default. README and docs/: relative links lead to files; code runs."""
 
 import dataclasses
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 import typing
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import quantsr
 from quantsr.config import TrainConfig
 from quantsr.quant import PLACEMENTS, QUANTIZERS
 
@@ -107,6 +112,22 @@ def test_the_tutorial_of_quantizers_runs() -> None:
         assert QUANTIZERS.keys() - before == {"percentile"}
     finally:
         QUANTIZERS.pop("percentile", None)
+
+
+def test_the_tutorials_quantizer_may_be_a_file_of_the_package(tmp_path: Path) -> None:
+    package = Path(quantsr.__file__).parent
+    copy = tmp_path / "quantsr"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("weights", "static", "__pycache__"))
+    page = (ROOT / "docs" / "quantizers.md").read_text()
+    (code, entry, *_) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (copy / "quant" / "percentile.py").write_text(code)
+    convert = (copy / "quant" / "convert.py").read_text()
+    convert = convert.replace("\n\n\n", "\nfrom quantsr.quant.percentile import Percentile\n\n\n", 1)
+    (copy / "quant" / "convert.py").write_text(convert + entry.partition("Method\n")[2])
+    asked = "from quantsr import quant; print(quant.__file__, *quant.QUANTIZERS)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith(str(tmp_path)) and "percentile" in told.stdout.split()
 
 
 def test_every_quantizer_placement_and_option_is_explained() -> None:

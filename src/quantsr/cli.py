@@ -69,13 +69,20 @@ def _run(args: argparse.Namespace) -> int:
         return 5
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Descriptions keep their paragraphs."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quantsr", description="Super-resolution with 2 to 4 bit networks.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         summary = (command.__doc__ or "").splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=command.__doc__)
+        sub = commands.add_parser(name, help=summary, description=command.__doc__, formatter_class=_Paragraphs)
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from foreign.plain import MEAN, Authors, BasicSR, SRResNet, SwinIR
-from quantsr import checkpoint, foreign, quant, reference, train
+from quantsr import checkpoint, foreign, quant, recipe, reference, train
 from quantsr.cli import main
 from quantsr.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from quantsr.export import pack_checkpoint
@@ -247,6 +247,9 @@ def test_a_network_that_does_not_enlarge_is_not_written(tmp_path, monkeypatch, c
     network = bilinear(source)
     safetensors.torch.save_file(network.state_dict(), "good.safetensors")
     assert main(["import", "good.safetensors", "--as", "edsr", "-o", "out.safetensors"]) == 0
+    settings = capsys.readouterr().out.splitlines()[-1].partition("a recipe trains it with ")[2].split()[1::2]
+    for stage in recipe.load("small-x4-w2a2", settings).values():
+        assert stage.model == checkpoint.load(Path("out.safetensors")).config.model
     for tensor in network.state_dict().values():
         tensor.mul_(0 if tensor.shape[-1:] == (3,) and tensor.ndim == 4 else 1)
     safetensors.torch.save_file(network.state_dict(), "bad.safetensors")

@@ -26,23 +26,22 @@ from quantsr.quant import (
     set_temperature,
 )
 
-METHODS = pytest.mark.parametrize("name", QUANTIZERS)
 BITS = pytest.mark.parametrize("bits", [2, 3, 4])
 SIGNS = pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 SHAPE = (2, 3, 12, 11)
 
-# Method -> what has integer codes: weights, unsigned inputs, signed inputs.
+# Method -> what has integer codes: weights, unsigned inputs, signed inputs; and whether a network packs.
 CODES = {
-    "rlq": (True, True, True),
-    "lsq": (True, True, True),
-    "dorefa": (False, True, False),
-    "pact": (False, True, False),
-    "pams": (True, True, True),
-    "daq": (False, False, False),
-    "ddtb": (True, True, True),
-    "odm": (False, False, False),
+    "rlq": (True, True, True, True),
+    "lsq": (True, True, True, True),
+    "dorefa": (False, True, False, False),
+    "pact": (False, True, False, False),
+    "pams": (True, True, True, True),
+    "daq": (False, False, False, False),
+    "ddtb": (True, True, True, False),
+    "odm": (False, False, False, False),
 }
-PACKED_METHODS = ("rlq", "lsq", "pams")
+METHODS = pytest.mark.parametrize("name", CODES)
 DYNAMIC = ("daq",)  # levels of their own for each channel of each image
 
 
@@ -77,7 +76,14 @@ def network(name: str, bits: int = 4, **settings: object) -> EDSR:
 
 
 def test_the_table_of_codes_is_complete() -> None:
-    assert list(CODES) == list(QUANTIZERS)
+    assert list(CODES) == list(QUANTIZERS), "a new method needs its line in CODES above"
+
+
+def test_every_method_has_a_test_of_its_gradient() -> None:
+    tests = "".join(Path(__file__).with_name(f"test_{name}.py").read_text() for name in ("rivals", "rlq"))
+    for name in QUANTIZERS:
+        wanted = "test_gradients_equal_the_closed_form" if name == "rlq" else f"test_{name}"
+        assert f"def {wanted}" in tests, f"{name}: wanted a test of its closed-form gradient in test_rivals.py"
 
 
 # ---- forward
@@ -348,7 +354,7 @@ def test_a_compiled_block_trains_as_an_eager_one(name: str, placement: str) -> N
 def test_a_network_is_packed_or_refused_in_a_sentence(name: str) -> None:
     made = network(name)
     quant = QuantConfig(quantizer=name)
-    if name in PACKED_METHODS:
+    if CODES[name][3]:
         assert lower(made, name="test", quant=quant).info["quantizer"] == name
         return
     with pytest.raises(NotPackable, match=r"^body\.0\.conv1: .*codes") as caught:

@@ -186,6 +186,11 @@ def test_daq_signed_inputs(bits: int) -> None:
     check(x.grad, incoming)
 
 
+def test_daq_of_a_single_pixel_is_its_mean() -> None:
+    x = torch.tensor([0.3, -0.2, 0.0]).view(1, 3, 1, 1)
+    assert torch.equal(ready(DAQInput(QuantConfig(act_bits=2), 3))(x), x)
+
+
 @BITS
 def test_daq_unsigned_inputs(bits: int) -> None:
     x = inputs().detach().relu().requires_grad_()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from quantsr import checkpoint as checkpoints
 from quantsr import train
 from quantsr.checkpoint import CheckpointError
+from quantsr.config import TrainConfig
 from quantsr.models.swinir import SwinIR
 from quantsr.quant import quantized_layers
 from quantsr.train import Trainer
@@ -88,6 +90,44 @@ def test_a_run_is_not_resumed_as_another(make: Make, change: dict[str, dict[str,
     run_until(make(W4A4), 6)
     with pytest.raises(CheckpointError, match=r"checkpoint-0000005\.safetensors: got .*not the same run"):
         train.run(make(W4A4, change), resume=True)
+
+
+def test_the_settings_that_differ_are_named(make: Make) -> None:
+    run_until(make(W4A4), 6)
+    wanted = r"got quant\.weight_bits 4, wanted 2; quant\.act_bits 4, wanted 2: not the same run; .*by run\.init$"
+    with pytest.raises(CheckpointError, match=wanted):
+        train.run(make(W2A2), resume=True)
+
+
+def two_stages(make: Make, steps: int, quantized: dict[str, dict[str, Any]]) -> list[TrainConfig]:
+    first = make({"optim": {"steps": steps}}, folder="first")
+    init = {"run": {"init": str(folder_of(first) / "weights.safetensors")}}
+    return [first, make(quantized, init, folder="second")]
+
+
+def test_a_later_stage_of_other_settings_is_found_first(make: Make) -> None:
+    list(train.run_stages(two_stages(make, 4, W4A4)))
+    changed = two_stages(make, 8, W2A2)
+    with pytest.raises(CheckpointError, match="not the same run"):
+        list(train.run_stages(changed, resume=True))
+    assert steps_saved(changed[0])[0] == 4
+
+
+def test_a_later_stage_that_has_begun_is_found_first(make: Make) -> None:
+    stages = two_stages(make, 4, W4A4)
+    list(train.run_stages(stages))
+    shutil.rmtree(folder_of(stages[0]))
+    with pytest.raises(FileExistsError, match="second already holds a run"):
+        list(train.run_stages(stages))
+    assert not folder_of(stages[0]).exists()
+
+
+def test_a_stage_that_began_before_its_start_went_on_is_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    list(train.run_stages(two_stages(make, 4, W4A4)))
+    list(train.run_stages(two_stages(make, 4, W4A4), resume=True))
+    assert "went on" not in caplog.text
+    list(train.run_stages(two_stages(make, 8, W4A4), resume=True))
+    assert "second began before the stage before it went on; move it away to train it anew" in caplog.text
 
 
 def test_a_run_of_which_nothing_can_be_read_is_not_begun_again(make: Make) -> None:

@@ -157,6 +157,14 @@ def test_added_blocks_learn_whatever_the_quantizer(make: Make, quantizer: str) -
     assert all(bool(block.last().weight.any()) for block in deeper.network.body)
 
 
+@pytest.mark.parametrize("change", [{"model": {"channels": 4}}, SWIN], ids=["channels", "backbone"])
+def test_a_start_of_which_no_layer_fits_is_refused(make: Make, change: dict[str, dict[str, Any]]) -> None:
+    source = make()
+    train.run(source)
+    with pytest.raises(CheckpointError, match=r"run\.init: no layer of the body fits this network"):
+        started_from(make, source, change)
+
+
 def test_a_deeper_start_is_refused(make: Make) -> None:
     source = make(DQA, {"model": {"blocks": 4}})
     train.run(source)

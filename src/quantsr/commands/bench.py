@@ -34,19 +34,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("-n", "--model", help="a bundled model's name, or a packed file; default: random weights")
     network.add_argument("--float-model", metavar="FILE", help="packed float network for the peers' whole network")
     network.add_argument("--blocks", type=positive, default=16, help="of the random network (default: 16)")
-    network.add_argument("--upsampler", choices=("paper", "direct"), default="paper", help="of the random network")
+    network.add_argument("--upsampler", choices=("paper", "direct"), default="paper", help="of it (default: paper)")
     network.add_argument("--seed", type=int, default=0)
     work = parser.add_argument_group("work")
-    work.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    work.add_argument("--tails", nargs="+", choices=TAILS, default=list(TAILS), help="of part network")
-    work.add_argument("--size", nargs="+", type=positive, default=[128, 256], metavar="N", help="LR side in pixels")
+    work.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    work.add_argument("--tails", nargs="+", choices=TAILS, default=list(TAILS), help="of part network (default: all)")
+    work.add_argument(
+        "--size", nargs="+", type=positive, default=[128, 256], metavar="N", help="LR side (default: 128 256)"
+    )
     work.add_argument("--photo", type=Path, help="also the whole of this photo, and PSNR")
-    work.add_argument("--threads", nargs="+", type=threads, default=[1, 2], metavar="N")
+    work.add_argument("--threads", nargs="+", type=threads, default=[1, 2], metavar="N", help="default: 1 2")
     work.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns of each engine (default: 11)")
     who = parser.add_argument_group("engines")
     who.add_argument("--engines", nargs="+", metavar="NAME", choices=engines(), help=", ".join(engines()))
     who.add_argument("--each-isa", action="store_true", help="our engine on every instruction set, plain C++ aside")
-    who.add_argument("--max-isa", choices=[*LIMITS, "native"], default="native", help="for us and, if they can, peers")
+    who.add_argument(
+        "--max-isa",
+        choices=[*LIMITS, "native"],
+        default="native",
+        help="for us and, if they can, peers (default: native, all that the CPU has)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE")
     output.add_argument("--plot", type=Path, metavar="FILE", help="bars, as PNG, PDF or SVG; needs matplotlib")

@@ -38,6 +38,17 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise Failure(error, USAGE) from error
 
 
+@contextmanager
+def torch_needed(doing: str) -> Iterator[None]:
+    """Around imports that need torch: without it, one line says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise Failure(f"{doing} needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
+
+
 def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("-n", "--model", required=required, help="a bundled model's name, or a packed file")
 

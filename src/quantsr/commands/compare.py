@@ -12,7 +12,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from quantsr.commands.common import USAGE, Failure
+from quantsr.bench import machine
+from quantsr.commands.common import USAGE, Failure, torch_needed
 from quantsr.data import benchmarks
 from quantsr.files import write_atomically
 
@@ -24,16 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the benchmark sets")
     parser.add_argument(
-        "--set", nargs="+", default=["Set14", "B100"], dest="sets", metavar="NAME", choices=benchmarks.BENCHMARKS
+        "--set",
+        nargs="+",
+        default=["Set14", "B100"],
+        dest="sets",
+        metavar="NAME",
+        choices=benchmarks.BENCHMARKS,
+        help="benchmark sets; default: Set14 B100",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="results and trained stages")
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with torch_needed("comparing"):
         from quantsr.compare import report, table
-    except ImportError as error:
-        raise Failure(f"comparing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         rows = table.rows(args.recipes, args.vary, args.overrides, args.seeds, args.out, args.data, args.sets)
@@ -51,4 +56,5 @@ def run(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
     settings = {"recipes": args.recipes, "vary": args.vary, "with": args.overrides, "seeds": args.seeds}
-    return {**settings, "rows": rows}
+    ran = {"sets": args.sets, "machine": machine.machine(), "versions": machine.versions()}
+    return {**settings, **ran, "rows": rows}

@@ -6,12 +6,13 @@ weights-only loader, and nothing in it runs.
 """
 
 import argparse
+import inspect
 from pathlib import Path
 from typing import Any
 
 from quantsr import images
 from quantsr.backends import of_network
-from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_output, new_file, torch_needed, usage_errors
 from quantsr.packing.fast import picture
 from quantsr.photos.check import mismatch
 
@@ -31,10 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with torch_needed("importing"):
         from quantsr import checkpoint, foreign
-    except ImportError as error:
-        raise Failure(f"importing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     output = new_file(args.output or Path(f"{args.file.stem}-imported.safetensors"), args.force, args.file)
     with usage_errors(ValueError):
         found = foreign.load(
@@ -46,7 +45,16 @@ def run(args: argparse.Namespace) -> int:
     model, (stage,) = found.config.model, found.state["history"]
     facts = ", ".join(f"{name} {value}" for name, value in stage.items())
     print(f"{output}: {model.backbone} x{model.upscale}, {model.blocks} blocks of {model.channels} channels; {facts}")
+    print("a recipe trains it with", *(f"--with model.{name}={value}" for name, value in _settings(model).items()))
     return 0
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """Those of [model] that its backbone knows."""
+    from quantsr.models import MODELS
+
+    known = inspect.signature(MODELS[model.backbone]).parameters
+    return {name: value for name, value in vars(model).items() if name == "backbone" or (name in known and value)}
 
 
 def _check(network: Any, path: Path) -> None:

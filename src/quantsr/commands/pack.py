@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
+from quantsr.commands.common import add_output, new_file, torch_needed, usage_errors
 from quantsr.packing.file import write
 
 
@@ -15,10 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with torch_needed("packing"):
         from quantsr.export import pack_checkpoint
-    except ImportError as error:
-        raise Failure(f"packing needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     output = new_file(args.output, args.force, args.checkpoint)
     with usage_errors(ValueError):
         packed = pack_checkpoint(args.checkpoint, name=args.name or output.stem, licence=args.licence)

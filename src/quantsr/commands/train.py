@@ -8,7 +8,7 @@ import argparse
 import logging
 from typing import Any
 
-from quantsr.commands.common import USAGE, Failure
+from quantsr.commands.common import USAGE, Failure, torch_needed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with torch_needed("training"):
         from quantsr import recipe, train
         from quantsr.config import ConfigError
         from quantsr.train import distributed
-    except ImportError as error:
-        raise Failure(f"training needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
     if args.list:
         print("\n".join(recipe.names()))
         return 0
@@ -39,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         stages = recipe.load(args.recipe, args.overrides)
         chosen = stages if args.stage is None else {args.stage: _stage(stages, args.stage)}
         for trainer in train.run_stages(list(chosen.values()), minutes=args.minutes, resume=args.resume):
-            print(f"step {trainer.step} of {trainer.config.optim.steps} in {trainer.folder}")
+            if trainer.workers.rank == 0:
+                print(f"step {trainer.step} of {trainer.config.optim.steps} in {trainer.folder}")
     except (ValueError, FileExistsError, ImportError) as error:  # of the last: an extra that is missing
         raise Failure(error, USAGE) from error
     except train.TrainingDiverged as error:

@@ -69,7 +69,7 @@ def _check_different(plans: Plans) -> None:
 def _check(plans: Collection[list[TrainConfig]], data: Path, sets: Sequence[str]) -> None:
     """Raises before any hour of training what would be raised after it."""
     for stages in plans:
-        train.check(stages)
+        train.check(stages, resume=True)
     for upscale in {stages[-1].model.upscale for stages in plans}:
         for name in sets:
             next(benchmarks.pairs(data, name, upscale))

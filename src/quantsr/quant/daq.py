@@ -48,7 +48,8 @@ class DAQInput(Quantizer):
         value, factor = x.detach(), NORMAL_STEPS[self.bits - 1]
         if self.signed:
             mean = value.mean((2, 3), keepdim=True)
-            step = factor * value.std((2, 3), keepdim=True)
+            several = value[0, 0].numel() > 1  # the deviation of a single pixel is 0
+            step = factor * value.std((2, 3), keepdim=True, correction=int(several))
             return with_value(x, mean + _between_levels(value - mean, step, self.bits))
         step = factor * _deviation_above_zero(value)
         return with_value(x, step * torch.round(value / _nonzero(step)).clamp(0, 2**self.bits - 1))

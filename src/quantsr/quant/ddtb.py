@@ -19,14 +19,12 @@ the weights, with images on 0..255, so in units of [0, 1] at 0.4 times.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantsr.quant.config import MIN_SCALE, QParams, QuantConfig
-from quantsr.quant.observed import Observed
+from quantsr.quant.bounds import PERCENTILES, BoundedInput, smallest_width
+from quantsr.quant.config import QParams, QuantConfig
 from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import clip, round_ste
-
-PERCENTILES = (1, 99)
 
 
 class DDTBWeight(Quantizer):
@@ -42,33 +40,14 @@ class DDTBWeight(Quantizer):
         return codes_between(x, *_percentiles(x), self.bits)
 
 
-class DDTBInput(Quantizer):
+class DDTBInput(BoundedInput):
     """2^bits levels between the learned bounds low () and high (); zero is a level if it lies between them."""
-
-    def __init__(self, config: QuantConfig, channels: int) -> None:
-        super().__init__(config.act_bits)
-        self.low = nn.Parameter(torch.zeros(()))
-        self.high = nn.Parameter(torch.ones(()))
-
-    def set_range(self, observed: Observed) -> None:
-        for bound, percent in zip((self.low, self.high), PERCENTILES, strict=True):
-            bound.fill_(observed.percentile(percent))
-        self.keep_valid()
 
     def fake_quant(self, x: Tensor) -> Tensor:
         return between(x, self.low, self.high, self.bits)
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         return codes_between(x, self.low, self.high, self.bits)
-
-    @torch.no_grad()
-    def keep_valid(self) -> None:
-        self.high.copy_(torch.maximum(self.high, self.low + smallest_width(self.low)))
-
-
-def smallest_width(low: Tensor) -> Tensor:
-    """Distance of bounds that float32 can tell apart around `low`."""
-    return (low.abs() * 1e-4).clamp(min=MIN_SCALE)
 
 
 def between(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:

@@ -27,9 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantsr.quant.bounds import PERCENTILES, BoundedInput
 from quantsr.quant.config import MIN_SCALE, NotPackable, QParams, QuantConfig
-from quantsr.quant.ddtb import PERCENTILES, smallest_width
-from quantsr.quant.observed import Observed
 from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import clip, round_ste
 
@@ -56,22 +55,15 @@ class ODMWeight(Quantizer):
         self.gamma.clamp_(min=1e-3)
 
 
-class ODMInput(Quantizer):
+class ODMInput(BoundedInput):
     """2^bits levels from the learned bound low () to the learned bound high ()."""
 
     def __init__(self, config: QuantConfig, channels: int) -> None:
-        super().__init__(config.act_bits)
-        self.low = nn.Parameter(torch.zeros(()))
-        self.high = nn.Parameter(torch.ones(()))
+        super().__init__(config, channels)
         self._mismatch: Tensor | None = None  # of the last training pass
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mismatch": None}  # a copy has made no pass
-
-    def set_range(self, observed: Observed) -> None:
-        for bound, percent in zip((self.low, self.high), PERCENTILES, strict=True):
-            bound.fill_(observed.percentile(percent))
-        self.keep_valid()
 
     def fake_quant(self, x: Tensor) -> Tensor:
         quantized = _from_low(x, self.low, self.high, self.bits)
@@ -81,10 +73,6 @@ class ODMInput(Quantizer):
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         raise NotPackable("ODM inputs have no codes: their levels start at a learned bound, and zero is not one")
-
-    @torch.no_grad()
-    def keep_valid(self) -> None:
-        self.high.copy_(torch.maximum(self.high, self.low + smallest_width(self.low)))
 
     def penalty(self) -> Tensor | float:
         """Of the last training pass, once."""

@@ -35,7 +35,7 @@ from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import scale_grad, staircase_slope
 
 PERCENTILE = 99  # of |x|, which the largest code then stands for
-MID_RISE_START = {2: 1.25, 3: 0.75, 4: 0.42}  # step / mean|w| of the least squared error for a normal distribution
+MID_RISE_START = {2: 1.25, 3: 0.73, 4: 0.42}  # step / mean|w| of the least squared error for a normal distribution
 
 
 class RLQ(Quantizer):

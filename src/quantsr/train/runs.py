@@ -15,7 +15,7 @@ from quantsr.train import distributed
 from quantsr.train.progress import summary_writer
 from quantsr.train.start import float_network
 from quantsr.train.teachers import load_teacher
-from quantsr.train.trainer import Trainer
+from quantsr.train.trainer import Trainer, require_same_run
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,8 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     there, and ConfigError without its device.
     """
     _require_device(config)
-    folder = Path(config.run.folder)
-    if not resume and checkpoint.saved_steps(folder):
-        raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    _require_folder(config, resume)
+    Path(config.run.folder).mkdir(parents=True, exist_ok=True)
     workers = distributed.join(config.run.device)
     trainer = Trainer(config, workers)
     if resume and trainer.resume():
@@ -48,25 +46,30 @@ def run_stages(
     minutes: for all together. With `resume`, a stage that is done is left as it is. Raises what `check` does before
     any of them starts.
     """
-    check(configs)
+    check(configs, resume)
     deadline = None if minutes is None else time.monotonic() + minutes * 60
+    went_on = False
     for config in configs:
+        if went_on and checkpoint.saved_steps(Path(config.run.folder)):
+            log.warning("%s began before the stage before it went on; move it away to train it anew", config.run.folder)
         left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
         trainer = run(config, minutes=left, resume=resume)
+        went_on |= trainer.went_on
         yield trainer
         if trainer.step < config.optim.steps:
             return
 
 
-def check(stages: Iterable[TrainConfig]) -> None:
-    """Finds before the first stage trains what a later one would fail at: its device, settings and files.
+def check(stages: Iterable[TrainConfig], resume: bool = False) -> None:
+    """Finds before the first stage trains what a later one would fail at: its device, settings, files and folder.
 
-    Raises ConfigError, CheckpointError for weights that cannot be used, ValueError for what a quantizer or a backbone
-    refuses, and ImportError for a missing extra.
+    Raises ConfigError, CheckpointError for weights that cannot be used or a run that cannot go on, FileExistsError as
+    `run`, ValueError for what a quantizer or a backbone refuses, and ImportError for a missing extra.
     """
     coming: set[Path] = set()  # weights of the stages before
     for config in stages:
         _require_device(config)
+        _require_folder(config, resume)
         if config.run.tensorboard:
             summary_writer()
         if not Path(config.data.photos).is_dir():
@@ -90,6 +93,20 @@ def _present(name: str, weights: str, coming: Collection[Path]) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"{name}: got {weights!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
     return path
+
+
+def _require_folder(config: TrainConfig, resume: bool) -> None:
+    """That a run can begin in its folder, or go on from the newest checkpoint that can be read there."""
+    folder = Path(config.run.folder)
+    saved = checkpoint.saved_steps(folder)
+    if saved and not resume:
+        raise FileExistsError(f"{folder} already holds a run: pass --resume, or choose another run.folder")
+    for path in saved:
+        try:
+            found = checkpoint.load(path)
+        except checkpoint.CheckpointError:
+            continue  # `Trainer.resume` tells
+        return require_same_run(path, found.config, config)
 
 
 def _require_device(config: TrainConfig) -> None:

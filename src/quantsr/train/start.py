@@ -47,7 +47,7 @@ def float_network(config: TrainConfig, source: Checkpoint | None) -> nn.Module:
         if blocks > config.model.blocks:
             raise CheckpointError(f"run.init: got {blocks} blocks, wanted at most {config.model.blocks}")
         fitting = _fitting(network, without_shifts(source.part("ema")))
-        if not any(name.startswith("body.") for name in fitting):
+        if not any(name.startswith("body.") and tensor.dim() > 1 for name, tensor in fitting.items()):
             raise CheckpointError("run.init: no layer of the body fits this network; wanted equal channels")
         network.load_state_dict(fitting, strict=False)
         network.set_ranking([*source.state["ranking"], *range(blocks, config.model.blocks)])

@@ -52,6 +52,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
         run = config.run
         self.config, self.folder, self.step, self.rollbacks, self.workers = config, Path(run.folder), 0, 0, workers
+        self.went_on = False  # whether steps have been made since this trainer began
         self.device = torch.device(run.device)
         if config.data.batch % workers.count:
             raise ValueError(f"got data.batch {config.data.batch}, wanted a multiple of the {workers.count} processes")
@@ -110,6 +111,7 @@ class Trainer:
                 if bad > run.max_bad_steps:
                     return f"step {self.step}: {bad} non-finite losses in a row"
                 self.step += 1
+                self.went_on = True
                 journal.step(self.step, loss, self.rate(self.step - 1))
                 if self.step % run.validate_every == 0 or self.step == total:
                     journal.validation(self.step, self.validate())
@@ -217,14 +219,7 @@ class Trainer:
             except checkpoints.CheckpointError as error:
                 log.warning("%s; falling back to the one before", error)
                 continue
-            for part, got, wanted in (
-                ("[model]", found.config.model, self.config.model),
-                ("[quant]", found.config.quant, self.config.quant),
-                ("optim.method", found.config.optim.method, self.config.optim.method),
-                ("run.depths", found.config.run.depths, self.config.run.depths),
-            ):
-                if got != wanted:
-                    raise checkpoints.CheckpointError(f"{path}: got {part} {got}, wanted {wanted}: not the same run")
+            require_same_run(path, found.config, self.config)
             self._compare_held_out(found)
             self._restore(found)
             return True
@@ -263,6 +258,27 @@ class Trainer:
         for network in (self.network, self.averaged):
             network.set_ranking(found.state["ranking"])
         self.optimizer.restore(found.part("optim"))
+
+
+def require_same_run(path: Path, got: TrainConfig, wanted: TrainConfig) -> None:
+    """Raises CheckpointError, with the settings that differ, if a checkpoint of `got` cannot go on as `wanted`."""
+    old, new = _settings_that_stay(got), _settings_that_stay(wanted)
+    differing = [
+        f"{key} {old.get(key)!r}, wanted {new.get(key)!r}" for key in old | new if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise checkpoints.CheckpointError(
+            f"{path}: got {'; '.join(differing)}: not the same run; choose another run.folder, which may start from "
+            "this one by run.init"
+        )
+
+
+def _settings_that_stay(config: TrainConfig) -> dict[str, Any]:
+    tables = config.to_dict()
+    fixed = {
+        f"{table}.{key}": value for table in ("model", "quant") for key, value in (tables.get(table) or {}).items()
+    }
+    return fixed | {"optim.method": config.optim.method, "run.depths": config.run.depths}
 
 
 def _floats(network: nn.Module) -> list[Tensor]:
