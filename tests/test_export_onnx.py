@@ -25,7 +25,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
 from quantsr import onnx_parity  # noqa: E402
-from quantsr.export_onnx import QONNX, UnknownOp, export, graph  # noqa: E402
+from quantsr.export_onnx import UnknownOp, export, graph  # noqa: E402
+from quantsr.onnx_nodes import QONNX  # noqa: E402
 from quantsr.onnx_parity import compare, plain  # noqa: E402
 
 STYLES = ("qdq-int8", "int4", "qonnx")

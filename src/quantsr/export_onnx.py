@@ -17,52 +17,26 @@ from `reference` by float rounding, and, where that flips a code, by a step. A l
 added behind. Were it an input of the convolution, ONNX Runtime would round it to whole products of both steps.
 """
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from ml_dtypes import iinfo, int2, int4, uint2, uint4
-from onnx import TensorProto, helper, numpy_helper
+from ml_dtypes import int2
+from onnx import TensorProto, helper
 
 from quantsr import onnx_transformer
 from quantsr.dequantize import without_quantizers
 from quantsr.files import write_atomically
+from quantsr.onnx_nodes import PIXELS, PLANES, STYLES, Nodes, Style, per_channel
 from quantsr.packing.ops import ATTENTIONS, QCONVS, weight_codes
 from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Program
 
 INPUT, OUTPUT = IMAGE, "upscaled"
-QONNX = "qonnx.custom_op.general"  # the domain of Quant
-PLANES, PIXELS = "planes", "pixels"  # layouts of values: (1, C, H, W), and (1, H, W, C) within transformers
 SIZED = ("pad", "crop", *ATTENTIONS)  # kinds whose nodes hold the size
 
 Tensors = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Style:
-    """opset, ir_version: no newer than the style needs. weight, act: how codes are held, None for Quant nodes."""
-
-    opset: int = 17
-    ir_version: int = 8
-    weight: Any = np.int8
-    act: Any = np.uint8
-
-    @property
-    def domains(self) -> list[onnx.OperatorSetIdProto]:
-        own = [] if self.weight else [helper.make_opsetid(QONNX, 1)]
-        return [helper.make_opsetid("", self.opset), *own]
-
-
-STYLES = {
-    "qdq-int8": Style(),
-    "int4": Style(opset=21, ir_version=10, weight=int4, act=uint4),
-    "int2": Style(opset=25, ir_version=13, weight=int2, act=uint2),
-    "qonnx": Style(weight=None, act=None),
-    "float": Style(),
-}
 
 
 class UnknownOp(ValueError):
@@ -95,7 +69,10 @@ def graph(
         program, tensors = without_quantizers(program, tensors)
     if size is None and holds_size(program):
         raise ValueError("size: wanted height and width of the image, which the graph of a transformer holds, got none")
-    return _Graph(program, tensors, STYLES[style], size).model(program.output, channels)
+    made = _Graph(program, tensors, STYLES[style], size)
+    for op in program.ops:
+        made.add(op)
+    return made.model(channels)
 
 
 def holds_size(program: Program) -> bool:
@@ -103,33 +80,28 @@ def holds_size(program: Program) -> bool:
     return any(op.kind in SIZED for op in program.ops)
 
 
-class _Graph:
-    """Emits nodes; values keep the names that the program gives them."""
+class _Graph(Nodes):
+    """A rule for each kind of op; values keep the names that the program gives them."""
 
     def __init__(self, program: Program, tensors: Tensors, style: Style, size: tuple[int, int] | None) -> None:
-        self.tensors, self.style, self.size = tensors, style, size
+        super().__init__(style, {INPUT})
+        self.program, self.tensors, self.size = program, tensors, size
         self.multiples = {INPUT: 1}  # what each value's height and width are padded to
-        self.layouts: dict[str, str] = {}  # of values that are not PLANES
-        self.turned: dict[str, str] = {}  # values in their other layout
-        self.on_pixels = {op.output for op in program.ops if self.is_linear(op, program)}
+        self.on_pixels = {op.output for op in program.ops if self.is_linear(op)}
         self.on_pixels |= {op.inputs[0] for op in program.ops if op.kind in QCONVS and op.output in self.on_pixels}
-        self.nodes: list[onnx.NodeProto] = []
-        self.named = {INPUT}  # values
-        self.constants: dict[str, onnx.TensorProto] = {}
         self.zeros = {op.inputs[0]: int(op.attrs["zero"]) for op in program.ops if op.kind in QCONVS}
         self.steps: dict[str, float] = {}  # of each value of codes: the scale
         self.quantizers = {op.output: op for op in program.ops if op.kind == "quantize"}
-        for op in program.ops:
-            if op.kind not in _RULES:
-                raise UnknownOp(
-                    f"op {op.output!r}: got {op.kind!r}, which has no ONNX form; wanted {', '.join(_RULES)}"
-                )
-            before = 1 if op.kind == "crop" else self.multiples[op.inputs[0]]
-            self.multiples[op.output] = int(op.attrs.get("multiple", before))
-            _RULES[op.kind](self, op)
 
-    def model(self, output: str, channels: int) -> onnx.ModelProto:
-        output = self.turn(output, PLANES)
+    def add(self, op: Op) -> None:
+        if op.kind not in _RULES:
+            raise UnknownOp(f"op {op.output!r}: got {op.kind!r}, which has no ONNX form; wanted {', '.join(_RULES)}")
+        before = 1 if op.kind == "crop" else self.multiples[op.inputs[0]]
+        self.multiples[op.output] = int(op.attrs.get("multiple", before))
+        _RULES[op.kind](self, op)
+
+    def model(self, channels: int) -> onnx.ModelProto:
+        output = self.turn(self.program.output, PLANES)
         if output != OUTPUT:
             self.node("Identity", [output], OUTPUT)
         shape: list[Any] = [1, channels, *(self.size or ("height", "width"))]
@@ -143,19 +115,6 @@ class _Graph:
         settings = {"opset_imports": self.style.domains, "ir_version": self.style.ir_version}
         return helper.make_model(graph, producer_name="quantsr", **settings)
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        _require_new(output, self.named)
-        _require_new(output, self.constants.keys())
-        self.named.add(output)
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
-
-    def constant(self, name: str, array: Any) -> str:
-        """Of one meaning wherever it is used, so that one may serve all."""
-        _require_new(name, self.named)
-        self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
-        return name
-
     def tensor(self, op: Op, role: str, array: Any = None) -> str:
         """A tensor of the op, or `array` in its place; another op may hold the same one in another layout."""
         return self.constant(f"{op.output}.{role}", self.tensors[op.tensors[role]] if array is None else array)
@@ -166,45 +125,18 @@ class _Graph:
         multiple = self.multiples[value]
         return self.size[0] + -self.size[0] % multiple, self.size[1] + -self.size[1] % multiple
 
-    def is_linear(self, op: Op, program: Program) -> bool:
+    def is_linear(self, op: Op) -> bool:
         """Whether a convolution of single pixels is a linear layer of a transformer."""
-        if op.kind not in ("conv2d", "qconv2d") or all(other.kind not in ATTENTIONS for other in program.ops):
+        if op.kind not in ("conv2d", "qconv2d") or all(other.kind not in ATTENTIONS for other in self.program.ops):
             return False
         return int(op.attrs.get("kernel") or self.tensors[op.tensors["weight"]].shape[1]) == 1
-
-    def layout(self, value: str) -> str:
-        return self.layouts.get(value, PLANES)
-
-    def made(self, op: Op, layout: str) -> None:
-        if layout != PLANES:
-            self.layouts[op.output] = layout
-
-    def turn(self, value: str, layout: str) -> str:
-        """The value in this layout."""
-        if self.layout(value) == layout:
-            return value
-        if value not in self.turned:
-            perm = [0, 2, 3, 1] if layout == PIXELS else [0, 3, 1, 2]
-            self.turned[value] = self.node("Transpose", [value], f"{value}.{layout}", perm=perm)
-        return self.turned[value]
-
-    def plus(self, value: str, offset: np.ndarray, output: str, layout: str) -> str:
-        """value + offset[c]; `value` itself where there is nothing to add."""
-        if not offset.any():
-            return value
-        return self.node("Add", [value, self.constant(f"{output}.offset", _per_channel(offset, layout))], output)
-
-    def times(self, value: str, scale: Any, output: str, layout: str) -> str:
-        if np.all(scale == 1):
-            return value
-        return self.node("Mul", [value, self.constant(f"{output}.scale", _per_channel(scale, layout))], output)
 
     def affine(self, op: Op) -> None:
         layout = self.layout(op.inputs[0])
         value = self.times(op.inputs[0], self.tensors[op.tensors["scale"]], f"{op.output}.scaled", layout)
         value = self.plus(value, self.tensors[op.tensors["offset"]], f"{op.output}.shifted", layout)
         self.node("Identity", [value], op.output)
-        self.made(op, layout)
+        self.made(op.output, layout)
 
     def conv2d(self, op: Op) -> None:
         weight = self.tensors[op.tensors["weight"]]
@@ -233,16 +165,8 @@ class _Graph:
         if linear:
             return self.linear(op, name)
         product = self.conv(op, [name], f"{op.output}.product", codes.shape[2])
-        bias = self.tensor(op, "bias", _per_channel(self.tensors[op.tensors["bias"]], PLANES))
+        bias = self.tensor(op, "bias", per_channel(self.tensors[op.tensors["bias"]], PLANES))
         self.node("Add", [product, bias], op.output)
-
-    def dequantized(self, codes: np.ndarray, scale: np.ndarray, output: str, axis: int) -> str:
-        """codes * scale, a scale for each index of the axis."""
-        _require_room(output, int(codes.min()), int(codes.max()), self.style.weight)
-        stored = self.constant(f"{output}.codes", codes.astype(self.style.weight))
-        grid = [self.constant(f"{output}.scale", scale)]
-        grid.append(self.constant(f"{output}.zero", np.zeros(len(scale), self.style.weight)))
-        return self.node("DequantizeLinear", [stored, *grid], output, axis=axis)
 
     def conv(self, op: Op, weight_and_bias: list[str], output: str, kernel: int) -> str:
         inputs = [self.turn(op.inputs[0], PLANES), *weight_and_bias]
@@ -252,7 +176,7 @@ class _Graph:
         """weight: (I, O)."""
         product = self.node("MatMul", [self.turn(op.inputs[0], PIXELS), weight], f"{op.output}.product")
         self.node("Add", [product, self.tensor(op, "bias")], op.output)
-        self.made(op, PIXELS)
+        self.made(op.output, PIXELS)
 
     def quantize(self, op: Op) -> None:
         """Codes and back: the value named like the codes is (a - zero) * step. Attention makes its own."""
@@ -266,48 +190,20 @@ class _Graph:
             value = self.node("Neg", [value], f"{name}.negative")
         offset = self.tensors[op.tensors["offset"]].astype(np.float64) - zero
         value = self.plus(value, (offset / abs(inv)).astype(np.float32), f"{name}.shifted", layout)
-        self.made(op, layout)
+        self.made(op.output, layout)
         self.steps[name] = float(step)
         self.rounded(value, step, zero, levels, name)
 
-    def rounded(self, value: str, step: np.float32, zero: int, levels: int, name: str) -> str:
-        """To the nearest of -zero .. levels - zero steps."""
-        bits, scale = levels.bit_length(), self.constant(f"{name}.step", step)
-        if self.style.act is not None or levels < 2**bits - 1:
-            value = self.clip(value, np.float32(-zero * step), np.float32((levels - zero) * step), name)
-        if self.style.act is None:
-            signed = zero == 2 ** (bits - 1)
-            origin = self.constant(f"{name}.zero", np.float32(0 if signed else zero))
-            self.quant([value, scale, origin], name, bits, signed=signed)
-            return name
-        _require_room(name, 0, levels, self.style.act)
-        grid = [scale, self.constant(f"{name}.zero", np.asarray(zero).astype(self.style.act))]
-        value = self.node("QuantizeLinear", [value, *grid], f"{name}.codes")
-        return self.node("DequantizeLinear", [value, *grid], name)
-
-    def clip(self, value: str, low: np.float32, high: np.float32, name: str) -> str:
-        least, most = self.constant(f"{name}.low", low), self.constant(f"{name}.high", high)
-        if self.style.act in (uint4, uint2):  # ONNX Runtime fails on a Clip or Relu right before such a QuantizeLinear
-            value = self.node("Max", [value, least], f"{name}.at_least")
-            return self.node("Min", [value, most], f"{name}.clipped")
-        return self.node("Clip", [value, least, most], f"{name}.clipped")
-
-    def quant(self, inputs: list[str], output: str, bits: int, *, signed: bool) -> None:
-        """inputs: value, scale, zero point. output = (round(clip(value / scale + zero)) - zero) * scale."""
-        width = self.constant(f"bits.{bits}", np.float32(bits))
-        modes = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
-        self.node("Quant", [*inputs, width], output, domain=QONNX, **modes)
-
     def relu(self, op: Op) -> None:
         self.node("Relu", [op.inputs[0]], op.output)
-        self.made(op, self.layout(op.inputs[0]))
+        self.made(op.output, self.layout(op.inputs[0]))
 
     def residual(self, op: Op) -> None:
         layout = PIXELS if PIXELS in map(self.layout, op.inputs) else PLANES
         skip, branch = (self.turn(value, layout) for value in op.inputs)
         skip = self.times(skip, np.float32(op.attrs["gain"]), f"{op.output}.skip", layout)
         self.node("Add", [skip, branch], op.output)
-        self.made(op, layout)
+        self.made(op.output, layout)
 
     def pixel_shuffle(self, op: Op) -> None:
         # column-row-depth is the order of the packed format and of PyTorch
@@ -325,16 +221,16 @@ class _Graph:
     def layer_norm(self, op: Op) -> None:
         inputs = [self.turn(op.inputs[0], PIXELS), self.tensor(op, "scale"), self.tensor(op, "offset")]
         self.node("LayerNormalization", inputs, op.output, axis=-1, epsilon=float(op.attrs["epsilon"]))
-        self.made(op, PIXELS)
+        self.made(op.output, PIXELS)
 
     def gelu(self, op: Op) -> None:
         onnx_transformer.gelu(self, op.inputs[0], op)
-        self.made(op, self.layout(op.inputs[0]))
+        self.made(op.output, self.layout(op.inputs[0]))
 
     def window_attention(self, op: Op) -> None:
         table, value = self.tensors[op.tensors["position_bias"]], self.turn(op.inputs[0], PIXELS)
         onnx_transformer.attention(self, value, op, self.padded(op.inputs[0]), table)
-        self.made(op, PIXELS)
+        self.made(op.output, PIXELS)
 
     def qwindow_attention(self, op: Op) -> None:
         quantizer = self.quantizers[op.inputs[0]]
@@ -344,7 +240,7 @@ class _Graph:
         tensors = {role: self.tensors[name] for role, name in op.tensors.items()}
         size, levels = self.padded(op.inputs[0]), int(quantizer.attrs["levels"])
         onnx_transformer.code_attention(self, value, op, size, levels, tensors)
-        self.made(op, PIXELS)
+        self.made(op.output, PIXELS)
 
 
 _RULES = {
@@ -363,25 +259,3 @@ _RULES = {
     "window_attention": _Graph.window_attention,
     "qwindow_attention": _Graph.qwindow_attention,
 }
-
-
-def _require_new(name: str, taken: Set[str]) -> None:
-    """Raises ValueError for a name that the graph has already."""
-    if name in taken:
-        raise ValueError(f"{name}: got this name twice in one graph, wanted each value's and constant's own")
-
-
-def _require_room(name: str, low: int, high: int, kind: Any) -> None:
-    """Raises ValueError if the type cannot hold codes from low to high."""
-    room = iinfo(kind)
-    if low < room.min or high > room.max:
-        raise ValueError(
-            f"{name}: got codes {low} to {high}, wanted {room.min} to {room.max} as {np.dtype(kind).name} "
-            "holds; choose another style"
-        )
-
-
-def _per_channel(array: Any, layout: str) -> np.ndarray:
-    """A scalar as it is, a value per channel for broadcasting."""
-    array = np.asarray(array, np.float32)
-    return array if array.ndim == 0 or layout == PIXELS else array.reshape(1, -1, 1, 1)

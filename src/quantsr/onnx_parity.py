@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from quantsr import images, metrics
-from quantsr.export_onnx import INPUT, OUTPUT, QONNX
+from quantsr.export_onnx import INPUT, OUTPUT
 from quantsr.images import UInt8
+from quantsr.onnx_nodes import QONNX
 
 Array = NDArray[np.float32]
 

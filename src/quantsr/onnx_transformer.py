@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantsr.onnx_nodes import Nodes
 from quantsr.packing.program import Op
 
 HIDDEN = np.float32(-100)  # added to a logit of a pair of pixels on different sides of the border, as SwinIR does
 
 
-class Graph(Protocol):
-    """What these rules need of `export_onnx`'s graph."""
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str: ...
-    def constant(self, name: str, array: Any) -> str: ...
-    def rounded(self, value: str, step: np.float32, zero: int, levels: int, name: str) -> str: ...
-
-
-def pad(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> None:
+def pad(graph: Nodes, value: str, op: Op, size: tuple[int, int]) -> None:
     """(1, C, H, W) of this size, mirrored to the right and below."""
     for axis, side in enumerate(size):
         period = max(2 * (side - 1), 1)
@@ -30,13 +23,13 @@ def pad(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> None:
         value = graph.node("Gather", [value, index], name, axis=2 + axis)
 
 
-def crop(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> None:
+def crop(graph: Nodes, value: str, op: Op, size: tuple[int, int]) -> None:
     ends = [side * int(op.attrs["factor"]) for side in size]
     cuts = [graph.constant(f"{op.output}.{name}", np.array(v)) for name, v in (("starts", [0, 0]), ("ends", ends))]
     graph.node("Slice", [value, *cuts, graph.constant(f"{op.output}.axes", np.array([2, 3]))], op.output)
 
 
-def gelu(graph: Graph, value: str, op: Op) -> None:
+def gelu(graph: Nodes, value: str, op: Op) -> None:
     """x * 0.5 * (1 + erf(x / sqrt 2)): the pattern that runtimes know."""
     scaled = graph.node("Div", [value, graph.constant("gelu.root", np.float32(math.sqrt(2)))], f"{op.output}.scaled")
     one = graph.constant("gelu.one", np.float32(1))
@@ -46,7 +39,7 @@ def gelu(graph: Graph, value: str, op: Op) -> None:
     graph.node("Mul", [product, graph.constant("gelu.half", np.float32(0.5))], op.output)
 
 
-def attention(graph: Graph, value: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> None:
+def attention(graph: Nodes, value: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> None:
     """size: padded; table: the position biases."""
     name = op.output
     q, k, v = _parts(graph, value, op, size)
@@ -57,7 +50,7 @@ def attention(graph: Graph, value: str, op: Op, size: tuple[int, int], table: ND
 
 
 def code_attention(
-    graph: Graph, value: str, op: Op, size: tuple[int, int], levels: int, tensors: Mapping[str, NDArray[Any]]
+    graph: Nodes, value: str, op: Op, size: tuple[int, int], levels: int, tensors: Mapping[str, NDArray[Any]]
 ) -> None:
     """The same of what is to be rounded to codes 0 .. levels; all four factors are, in steps of 1."""
     name, one = op.output, np.float32(1)
@@ -91,11 +84,11 @@ def code_attention(
     _joined(graph, times(mixed, "mix_mul", f"{name}.mixed"), op, size)
 
 
-def _turned(graph: Graph, keys: str, name: str) -> str:
+def _turned(graph: Nodes, keys: str, name: str) -> str:
     return graph.node("Transpose", [keys], f"{name}.keys", perm=[0, 1, 3, 2])
 
 
-def _parts(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> tuple[str, str, str]:
+def _parts(graph: Nodes, value: str, op: Op, size: tuple[int, int]) -> tuple[str, str, str]:
     """Queries, keys and values: (windows, heads, T, D)."""
     (height, width), name = size, op.output
     window, shift, heads = (int(op.attrs[key]) for key in ("window", "shift", "heads"))
@@ -111,7 +104,7 @@ def _parts(graph: Graph, value: str, op: Op, size: tuple[int, int]) -> tuple[str
     return q, k, v
 
 
-def _softmax(graph: Graph, products: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> str:
+def _softmax(graph: Nodes, products: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> str:
     (height, width), name, window, shift = size, op.output, int(op.attrs["window"]), int(op.attrs["shift"])
     bias = graph.constant(f"{name}.bias", table[_pairs(window)].transpose(2, 0, 1)[None])
     logits = graph.node("Add", [products, bias], f"{name}.logits")
@@ -122,7 +115,7 @@ def _softmax(graph: Graph, products: str, op: Op, size: tuple[int, int], table: 
     return graph.node("Softmax", [logits], f"{name}.weights", axis=-1)
 
 
-def _joined(graph: Graph, mixed: str, op: Op, size: tuple[int, int]) -> None:
+def _joined(graph: Nodes, mixed: str, op: Op, size: tuple[int, int]) -> None:
     """(windows, heads, T, D) to an image, rolled back."""
     (height, width), name = size, op.output
     window, shift, heads = (int(op.attrs[key]) for key in ("window", "shift", "heads"))
@@ -133,7 +126,7 @@ def _joined(graph: Graph, mixed: str, op: Op, size: tuple[int, int]) -> None:
     graph.node("Identity", [_rolled(graph, mixed, f"{name}.back", -shift)], name)
 
 
-def _rolled(graph: Graph, value: str, name: str, shift: int) -> str:
+def _rolled(graph: Nodes, value: str, name: str, shift: int) -> str:
     """(1, H, W, C) whose first pixel was (shift, shift)."""
     if shift == 0:
         return value
@@ -146,7 +139,7 @@ def _rolled(graph: Graph, value: str, name: str, shift: int) -> str:
     return value
 
 
-def _reshaped(graph: Graph, value: str, name: str, shape: Sequence[int]) -> str:
+def _reshaped(graph: Nodes, value: str, name: str, shape: Sequence[int]) -> str:
     return graph.node("Reshape", [value, graph.constant(f"{name}.shape", np.array(shape))], name)
 
 
