@@ -108,11 +108,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+UNNAMED = {"checkpoint: weights.safetensors": "checkpoint: x2-float-2"}  # in records that did not name the run yet
+
+
 def stages(history: list[dict[str, Any]]) -> str:
     columns = ["bits", "depths", "steps", "batch", "patch", "learning_rate", "method", "teacher"]
     history = [{"method": "adam"} | stage for stage in history]  # what is left out
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for stage in history:
+        stage["teacher"] = UNNAMED.get(stage["teacher"], stage["teacher"])
         cells = (", ".join(v) if isinstance(v := stage.get(column, ""), list) else str(v) for column in columns)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
