@@ -24,6 +24,7 @@ compare rivals-rate $small --with $full_rate --vary quant.quantizer=rlq,lsq,pams
 compare optimiser $small --with $full_rate --vary stages.quantized.optim.method=adam,muon
 as_recipes="$full_rate --with stages.quantized.optim.method=muon --with stages.quantized.teacher.weights=stage:float"
 compare rivals-muon $small --with $as_recipes --vary quant.quantizer=rlq,lsq,odm
+compare features-muon $small --with $as_recipes --vary stages.quantized.teacher.feature_weight=0.0,0.01
 compare grid-muon $small --with $as_recipes --vary quant.weight_grid=mid_tread,mid_rise
 compare grid $small --with $full_rate --vary quant.weight_grid=mid_tread,mid_rise
 compare grid-3-bits $small --with $full_rate --with quant.weight_bits=3 --with quant.act_bits=3 \

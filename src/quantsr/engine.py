@@ -44,8 +44,8 @@ class Engine:
 
     Raises ValueError for a depth that the model lacks, for threads, isa or kernel out of range, for more threads than
     can be started, for fast where nothing could run in 8 bits, and for a program that breaks a rule. Calls from several
-    Python threads are safe; they run one after the other, without holding the GIL. The buffers of the largest image so
-    far are kept until the engine goes away.
+    Python threads are safe; their tiles take turns, without holding the GIL. The buffers of the largest image so far
+    are kept until the engine goes away.
     """
 
     def __init__(
