@@ -130,7 +130,7 @@ def _opened(args: argparse.Namespace, model: str) -> tuple[Sequence[str], int, C
         try:
             from quantsr import checkpoint, export
             from quantsr.quant import NotPackable
-        except ImportError:
+        except ModuleNotFoundError:
             raise not_packed from None
         with usage_errors(ValueError):
             if args.backend == "torch":
