@@ -41,5 +41,6 @@ compare features $small --with stages.quantized.teacher.weights=stage:float --wi
 compare ranking $small-dqa --vary stages.dqa.run.ranking=small-gain,large-gain,sensitivity
 compare sandwich $small-dqa --with stages.dqa.run.ranking=sensitivity --vary stages.dqa.teacher.sandwich=0.0,0.25,0.5
 compare transformer small-t-x4-w2a2 --vary quant.quantizer=rlq,lsq,dorefa,pams
+compare transformer-bounds small-t-x4-w2a2 --vary quant.quantizer=rlq,ddtb,odm,daq
 compare transformer-range small-t-x4-w2a2 --vary quant.range_init=least_error,lsq --vary quant.quantizer=rlq,lsq
 compare placement $small --vary quant.quantizer=rlq --vary quant.placement=body,pams,cadyq
