@@ -19,6 +19,9 @@ else:
 
 ROOT = Path(__file__).parents[1]
 
+# Jobs that a shell runs in the background ignore Ctrl-C, and would have the tests' own processes ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:

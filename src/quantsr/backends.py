@@ -9,11 +9,11 @@ from quantsr.images import UInt8
 from quantsr.packing.program import PackedModel
 
 
-def engine(packed: PackedModel, depth: str, threads: int | None, fast: bool = False) -> Upscaler:
-    """The native engine. fast, and what is raised: as for `quantsr.engine.Engine`."""
+def engine(packed: PackedModel, depth: str, threads: int | None, fast: bool = False, tta: bool = False) -> Upscaler:
+    """The native engine. fast, tta, and what is raised: as for `quantsr.model.Model` and `quantsr.engine.Engine`."""
     from quantsr.model import Model
 
-    model = Model(packed, threads, fast)
+    model = Model(packed, threads, fast, tta)
     model.engine(depth)  # fails at once if ever
     return lambda image: model.upscale(image, depth=depth)
 

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,15 @@ Array = NDArray[np.float32]
 MAX_TILE = 512  # LR pixels: larger ones gain nothing
 MAX_THREADS = 1024
 CELL = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
+
+
+class Rectangle(NamedTuple):
+    """Rows top to bottom - 1 and columns left to right - 1 of an image."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 class TooLittleMemory(ValueError):
@@ -102,15 +112,19 @@ class Engine:
         image = _checked(image)
         if tile < 1:
             raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
+        for rectangle in rectangles(image.shape, tile):
+            yield rectangle.top * self.upscale, rectangle.left * self.upscale, self.part(image, rectangle)
+
+    def part(self, image: Array, rectangle: Rectangle) -> Array:
+        """What the upscaled image has where `rectangle` lies, bit for bit. Image and errors as for a call."""
         native = self._native_for(image)
         halo = self.halo if native is self._native else _halo(*self._plain, self.grid)
-        (h, w, _), s = image.shape, self.upscale
-        for y, x in _corners(h, w, tile):
-            bottom, right = min(y + tile, h), min(x + tile, w)
-            top, left = (max(side // self.grid * self.grid - halo, 0) for side in (y, x))
-            end, last = (_up(side, self.grid) + halo for side in (bottom, right))
-            part = self._run(native, np.ascontiguousarray(image[top:end, left:last]))
-            yield y * s, x * s, part[(y - top) * s : (bottom - top) * s, (x - left) * s : (right - left) * s]
+        top, left = (max(side // self.grid * self.grid - halo, 0) for side in (rectangle.top, rectangle.left))
+        end, last = (_up(side, self.grid) + halo for side in (rectangle.bottom, rectangle.right))
+        out = self._run(native, _checked(image[top:end, left:last]))
+        y, bottom = ((side - top) * self.upscale for side in (rectangle.top, rectangle.bottom))
+        x, right = ((side - left) * self.upscale for side in (rectangle.left, rectangle.right))
+        return out[y:bottom, x:right]
 
     def tile_within(self, memory: int) -> int:
         """The largest `tile` (at most MAX_TILE) with which a call takes no more than `memory` bytes, besides image and
@@ -254,7 +268,9 @@ def _needed(step: Step, around: Fraction, backwards: bool) -> Fraction:
     return around + Fraction(reach, factor)
 
 
-def _corners(height: int, width: int, tile: int) -> Iterator[tuple[int, int]]:
+def rectangles(shape: tuple[int, ...], tile: int) -> Iterator[Rectangle]:
+    """The squares of side `tile` that cover an image of this shape row by row, cut off at its edges."""
+    height, width = shape[:2]
     for y in range(0, height, tile):
         for x in range(0, width, tile):
-            yield y, x
+            yield Rectangle(y, x, min(y + tile, height), min(x + tile, width))

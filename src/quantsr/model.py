@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quantsr import pixels, zoo
+from quantsr import pixels, self_ensemble, zoo
 from quantsr.engine import MAX_THREADS, MAX_TILE, Engine, TooLittleMemory
 from quantsr.packing.program import IMAGE_CHANNELS, PackedModel
 from quantsr.pixels import Pixels
@@ -18,13 +18,14 @@ FLOAT_PIXEL_BYTES = 4 * IMAGE_CHANNELS  # of the picture as a network takes it
 class Model:
     """What `quantsr.load` returns. Engines of the depths are built when first used and kept as long as the model.
 
-    threads: 1 to 1024, None for all cores; ValueError otherwise. fast: as for `quantsr.engine.Engine`.
+    threads: 1 to 1024, None for all cores; ValueError otherwise. fast: as for `quantsr.engine.Engine`. tta: the mean of
+    eight turned and mirrored views, which takes eight times as long; see `quantsr.self_ensemble`.
     """
 
-    def __init__(self, packed: PackedModel, threads: int | None = None, fast: bool = False) -> None:
+    def __init__(self, packed: PackedModel, threads: int | None = None, fast: bool = False, tta: bool = False) -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"got {threads} threads, wanted 1 to {MAX_THREADS}")
-        self.packed, self.threads, self.fast = packed, threads, fast
+        self.packed, self.threads, self.fast, self.tta = packed, threads, fast, tta
         # No cache around the method: it would hold the model, and their cycle the engines' buffers.
         self._engines: dict[str, Engine] = {}
 
@@ -65,8 +66,8 @@ class Model:
         image: uint8 or uint16, (H, W) gray, (H, W, 3) RGB, or (H, W, 2) and (H, W, 4) with straight alpha behind.
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
         changes the result. memory: bytes that may be taken besides `image` and the result, see `tile_within`; it sets
-        the tile. progress: told after each tile the share that is done, 0 to 1; 0 while alpha is enlarged. Raises
-        ValueError for another dtype, shape or depth, or too little memory.
+        the tile. progress: told after each tile, or view of it, the share that is done, 0 to 1; 0 while alpha is
+        enlarged. Raises ValueError for another dtype, shape or depth, or too little memory.
         """
         pixels.check(image)
         if memory is not None:
@@ -80,12 +81,17 @@ class Model:
         if tile is None:
             tile = max(image.shape[:2]) if max(image.shape[:2]) <= WHOLE_SIDE else MAX_TILE
         colours = pixels.colours(result)
-        for y, x, part in engine.parts(floats, tile):
-            colours[y : y + part.shape[0], x : x + part.shape[1]] = pixels.from_network(part, image)
+        views = self_ensemble.EIGHT if self.tta else (self_ensemble.PLAIN,)
+        done = 0.0
+
+        def seen(count: float) -> None:
+            nonlocal done
+            done += count
             if progress is not None:
-                progress(
-                    (y * colours.shape[1] + part.shape[0] * (x + part.shape[1])) / (colours.size // colours.shape[2])
-                )
+                progress(done / (colours.shape[0] * colours.shape[1]))
+
+        for y, x, part in self_ensemble.parts(engine, floats, tile, views, seen):
+            colours[y : y + part.shape[0], x : x + part.shape[1]] = pixels.from_network(part, image)
         return result
 
     def tile_within(self, memory: int, shape: tuple[int, ...], itemsize: int, depth: str = "full") -> int:
@@ -111,10 +117,10 @@ class Model:
         return enlarged
 
 
-def load(name_or_path: str | Path, threads: int | None = None, fast: bool = False) -> Model:
+def load(name_or_path: str | Path, threads: int | None = None, fast: bool = False, tta: bool = False) -> Model:
     """A bundled model by name (see `quantsr models`) or a packed file.
 
-    fast: 8 bits also behind the body; see docs/kernels.md for what it costs and gains.
+    fast: 8 bits also behind the body; see docs/kernels.md for what it costs and gains. tta: as for `Model`.
     Raises UnknownModelError, or a PackedModelError for a file that is not a sound packed model.
     """
-    return Model(zoo.load_packed(name_or_path), threads, fast)
+    return Model(zoo.load_packed(name_or_path), threads, fast, tta)

@@ -385,8 +385,8 @@ def test_the_report_tells_what_made_the_pictures(folder: Path, tmp_path: Path) -
     report = tmp_path / "report.json"
     assert upscale(folder / "a.png", "-o", tmp_path / "out", "-f", "jpg", "--report", report) == 0
     settings = json.loads(report.read_text())["settings"]
-    assert {key: settings[key] for key in ("model", "scale", "fast", "format", "depth")} == {
-        "model": "quantsr-c-x2-w4a4", "scale": 2, "fast": False, "format": "jpg", "depth": "quarter",
+    assert {key: settings[key] for key in ("model", "scale", "fast", "tta", "format", "depth")} == {
+        "model": "quantsr-c-x2-w4a4", "scale": 2, "fast": False, "tta": False, "format": "jpg", "depth": "quarter",
     }  # fmt: skip
 
 

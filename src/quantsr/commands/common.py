@@ -62,6 +62,9 @@ def add_network(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument(
         "--fast", action="store_true", help="8 bits behind the body: faster with AMX, up to 0.03 dB less"
     )
+    parser.add_argument(
+        "-x", "--tta", action="store_true", help="mean of 8 turned views: 8 times the time, a little nearer the truth"
+    )
     parser.add_argument("-t", "--tile", type=positive, metavar="N", help="tile side in input pixels; same result")
     parser.add_argument("--memory", type=size_in_bytes, metavar="SIZE", help="stay below, such as 1GiB; same result")
     add_threads(parser)
@@ -72,7 +75,7 @@ def load_model(args: argparse.Namespace) -> tuple[Model, str]:
     """The model that the options of `add_network` ask for, and its name; all errors are the user's."""
     with usage_errors(PackedModelError):
         name = args.model or zoo.default_name(args.scale or 4)
-        model = load(name, args.threads, args.fast)
+        model = load(name, args.threads, args.fast, args.tta)
     if args.scale not in (None, model.scale):
         raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)
     if args.depth not in model.depths:

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", choices=[*DEPTHS, "all"], default="full")
     parser.add_argument("--backend", choices=BACKENDS, default="engine", help="what computes (default: engine)")
     parser.add_argument("--fast", action="store_true", help="the engine's 8 bits behind the body")
+    parser.add_argument("-x", "--tta", action="store_true", help="the engine's mean of 8 turned views")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     add_threads(parser)
 
@@ -98,6 +99,7 @@ def _rows(args: argparse.Namespace, model: str, depths: str) -> Iterator[dict[st
                 "depth": depth,
                 "backend": args.backend,
                 "fast": args.fast,
+                "tta": args.tta,
                 "psnr": score.psnr,
                 "ssim": score.ssim,
                 "images": score.images,
@@ -110,8 +112,9 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
         scale = BICUBIC[model]
         yield "full", scale, lambda lr: images.bicubic(lr, scale)
         return
-    if args.fast and args.backend != "engine":
-        raise Failure(f"--fast: got backend {args.backend}, wanted engine", USAGE)
+    for option in ("fast", "tta"):
+        if getattr(args, option) and args.backend != "engine":
+            raise Failure(f"--{option}: got backend {args.backend}, wanted engine", USAGE)
     known, scale, make = _opened(args, model)
     depths = known if wanted == "all" else [wanted]
     if missing := sorted(set(depths) - set(known)):
@@ -141,5 +144,5 @@ def _opened(args: argparse.Namespace, model: str) -> tuple[Sequence[str], int, C
                 packed = export.pack_checkpoint(Path(model), name=Path(model).stem)
             except NotPackable as why:
                 raise Failure(f"{why}: --backend torch scores it", USAGE) from why
-    backend = partial(engine, fast=True) if args.fast else BACKENDS[args.backend]
+    backend = partial(engine, fast=args.fast, tta=args.tta) if args.backend == "engine" else BACKENDS[args.backend]
     return list(packed.programs), packed.info["upscale"], lambda depth: backend(packed, depth, args.threads)

@@ -175,14 +175,14 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _deciding(args: argparse.Namespace, settings: Settings, depth: str) -> dict[str, Any]:
     """What decides the bytes of a result, for the journal."""
-    network = {"model": model_hash(args), "depth": depth, "fast": args.fast}
+    network = {"model": model_hash(args), "depth": depth, "fast": args.fast, "tta": args.tta}
     return network | {"quality": settings.quality, "strip": settings.strip}
 
 
 def _record(args: argparse.Namespace, batch: Batch, depth: str) -> dict[str, Any]:
     """The settings, for the report."""
-    network = {"model": args.model, "scale": batch.model.scale, "fast": args.fast, "format": args.format}
-    return network | dataclasses.asdict(batch.settings) | {"asked depth": depth}
+    network = {"model": args.model, "scale": batch.model.scale, "fast": args.fast, "tta": args.tta}
+    return network | {"format": args.format} | dataclasses.asdict(batch.settings) | {"asked depth": depth}
 
 
 def _exit_code(outcomes: list[Outcome]) -> int:

@@ -170,6 +170,7 @@ def _facts(args: argparse.Namespace, plan: "Plan", target: "Target") -> dict[str
         "--model": model_hash(args),
         "--depth": args.depth,
         "--fast": args.fast,
+        "--tta": args.tta,
         "--codec": [target.name, target.format],
         "--crf": target.crf,
         "--segment": args.segment,

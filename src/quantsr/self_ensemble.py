@@ -1,0 +1,72 @@
+"""The geometric self-ensemble: the mean of what a network makes of turned and mirrored views of an image, turned back.
+
+EDSR (Lim et al., CVPRW 2017, arXiv 1707.02921); other upscalers call it test-time augmentation, TTA. What a network
+gets wrong depends on how the image lies; the mean of eight views has less of it, for eight times the work.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from quantsr.engine import Array, Engine, Rectangle, rectangles
+
+
+class View(NamedTuple):
+    """First the rows in reverse, then the columns, then rows and columns exchanged."""
+
+    upside_down: bool
+    mirrored: bool
+    transposed: bool
+
+    def of(self, image: Array) -> Array:
+        """(H, W, C) -> (H, W, C) or (W, H, C), without a copy."""
+        image = self._reversed(image)
+        return image.transpose(1, 0, 2) if self.transposed else image
+
+    def undone(self, seen: Array) -> Array:
+        """The inverse of `of`."""
+        return self._reversed(seen.transpose(1, 0, 2) if self.transposed else seen)
+
+    def place(self, rectangle: Rectangle, height: int, width: int) -> Rectangle:
+        """Where a rectangle of an image of this size lies in the view of it."""
+        top, left, bottom, right = rectangle
+        if self.upside_down:
+            top, bottom = height - bottom, height - top
+        if self.mirrored:
+            left, right = width - right, width - left
+        return Rectangle(left, top, right, bottom) if self.transposed else Rectangle(top, left, bottom, right)
+
+    def _reversed(self, image: Array) -> Array:
+        return image[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+
+
+PLAIN = View(False, False, False)
+EIGHT = tuple(View(*flags) for flags in product((False, True), repeat=3))
+
+
+def parts(
+    engine: Engine, image: Array, tile: int, views: Sequence[View], seen: Callable[[float], None]
+) -> Iterator[tuple[int, int, Array]]:
+    """The mean over views in parts, as `Engine.parts` gives them; neither tile nor instruction set changes a bit.
+
+    seen: told after each view of a part how many pixels of the result that is, as a share of all views.
+    """
+    scale = engine.upscale
+    for rectangle in rectangles(image.shape, tile):
+        yield rectangle.top * scale, rectangle.left * scale, _mean(engine, image, rectangle, views, seen)
+
+
+def _mean(
+    engine: Engine, image: Array, rectangle: Rectangle, views: Sequence[View], seen: Callable[[float], None]
+) -> Array:
+    def result(view: View) -> Array:
+        part = engine.part(view.of(image), view.place(rectangle, *image.shape[:2]))
+        seen(part.shape[0] * part.shape[1] / len(views))
+        return view.undone(part)
+
+    total = result(views[0])
+    for view in views[1:]:
+        total = total + result(view)
+    return total if len(views) == 1 else total / np.float32(len(views))
