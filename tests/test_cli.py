@@ -382,6 +382,18 @@ def test_an_output_inside_a_file_is_wrong_usage(
     assert f"{photo} is a file, wanted a folder" in capsys.readouterr().err
 
 
+def test_options_of_other_upscalers(
+    model: Path, photo: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """realesrgan-ncnn-vulkan's -i and -o, Real-ESRGAN's --suffix."""
+    other = tmp_path / "other.png"
+    images.write(other, images.read(photo))
+    assert upscale("-i", photo, "-i", other, "-o", tmp_path / "out", "--suffix", "{big}", "-n", model) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["other_{big}.png", "photo_{big}.png"]
+    assert upscale("-o", tmp_path / "out", "-n", model) == 2
+    assert "got no INPUT, wanted an image file or a folder" in capsys.readouterr().err
+
+
 def test_tta(model: Path, photo: Path) -> None:
     out, other = photo.parent / "out.png", photo.parent / "other.png"
     assert upscale(photo, "-o", out, "-n", model, "-x") == 0

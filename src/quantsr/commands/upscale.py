@@ -40,7 +40,11 @@ from quantsr.streams import heard_or_not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="an image file, or a folder of them")
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="an image file, or a folder of them")
+    parser.add_argument(
+        "-i", "--input", nargs="+", action="extend", type=Path, default=[], dest="more", metavar="INPUT",
+        help="INPUT as an option, as other upscalers have it",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: beside each input")
     parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")
     add_network(parser).add_argument(
@@ -57,8 +61,12 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
     parser.add_argument("--strip", action="store_true", help="leave out EXIF, XMP, colour profile and resolution")
     fields = ", ".join(f"{{{field}}}" for field in FIELDS)
-    parser.add_argument(
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument(
         "--template", default=TEMPLATE, metavar="T", help=f"names of the results; default: {TEMPLATE}; of {fields}"
+    )
+    names.add_argument(
+        "--suffix", type=_template, dest="template", metavar="TEXT", help="names end in _TEXT instead of _x4"
     )
     parser.add_argument("--force", action="store_true", help="overwrite existing results, never an input")
     parser.add_argument("--resume", action="store_true", help="pass over what an earlier run into OUT has finished")
@@ -95,15 +103,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     """All that can fail before work starts; and the depth as the user told it."""
+    inputs = [*args.inputs, *args.more]
+    if not inputs:
+        raise Failure("got no INPUT, wanted an image file or a folder of them", USAGE)
     model, name = load_model(args)
     depth = args.depth if args.within is None else f"within {args.within:g} s"
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
         passed_over: Counter[str] = Counter()
-        every = plan(args.inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
-        _tell_of_the_rest(args, bool(every), passed_over)
+        every = plan(inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
+        _tell_of_the_rest(args, inputs[0], bool(every), passed_over)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
-        many = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
+        many = len(inputs) > 1 or any(path.is_dir() for path in inputs)
         into_folder = bool(every) and every[0].root is not None
         if args.resume and not into_folder:
             raise Failure("--resume needs a folder for the results, as -o OUT", USAGE)
@@ -114,8 +125,8 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         journal = None
         if into_folder and (many or args.resume):
             journal = _journal(args, settings, depth)
-    inputs = frozenset(job.source.resolve() for job in every)
-    batch = Batch(model, jobs, inputs, settings, journal, passed_over=passed_over)
+    read = frozenset(job.source.resolve() for job in every)
+    batch = Batch(model, jobs, read, settings, journal, passed_over=passed_over)
     batch.look()
     if args.within is not None:
         chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
@@ -132,11 +143,11 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     return batch, depth
 
 
-def _tell_of_the_rest(args: argparse.Namespace, found: bool, passed_over: Counter[str]) -> None:
+def _tell_of_the_rest(args: argparse.Namespace, first: Path, found: bool, passed_over: Counter[str]) -> None:
     """One line of what a folder holds that is not taken for a photograph, or of none at all."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(passed_over.items()))
     rest = f"passed over: {kinds}; wanted plain files of {', '.join(photos.READABLE)}"
-    parts = [] if found else [f"no photographs in {printable(args.inputs[0])}"]
+    parts = [] if found else [f"no photographs in {printable(first)}"]
     parts += [rest] if passed_over else []
     parts += [] if found or args.recursive else ["-r looks in its folders too"]
     if parts:
@@ -196,6 +207,10 @@ def _exit_code(outcomes: list[Outcome]) -> int:
 
 def _format(text: str) -> str:
     return {"jpeg": "jpg", "tif": "tiff"}.get(text.lower(), text.lower())
+
+
+def _template(text: str) -> str:
+    return f"{{stem}}_{text.replace('{', '{{').replace('}', '}}')}{{suffix}}"
 
 
 def _percent(text: str) -> int:
