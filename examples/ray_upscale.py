@@ -19,7 +19,7 @@ import ray
 
 import quantsr
 from quantsr import zoo
-from quantsr.batch.journal import Journal
+from quantsr.batch.journal import Journal, deciding
 from quantsr.batch.plan import Job, Naming, plan
 from quantsr.batch.run import Batch, Settings
 from quantsr.batch.tell import record
@@ -46,8 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     model = quantsr.load(args.model)
     sha256 = hashlib.sha256(zoo.find(args.model).read_bytes()).hexdigest()
-    deciding = {"model": sha256, "depth": args.depth, "fast": False, "quality": None, "strip": False}
-    journal = Journal(args.output, deciding)
+    journal = Journal(args.output, deciding(model, sha256, args.depth))
     if args.resume:
         journal.remove_leftovers()
     jobs = plan([args.input], args.output, Naming(model.scale, Path(args.model).stem, args.depth), recursive=True)

@@ -94,6 +94,13 @@ def test_the_memory_that_is_told_suffices(model: Model, shape: tuple[int, ...], 
         model.upscale(image, memory=least - 1)
 
 
+@pytest.mark.parametrize("tile", [0, -1])
+@pytest.mark.parametrize("memory", [None, 1 << 30])
+def test_a_tile_that_is_none(model: Model, tile: int, memory: int | None) -> None:
+    with pytest.raises(ValueError, match=f"wanted a side of at least 1 pixel, got {tile}"):
+        model.upscale(np.zeros((9, 9, 3), np.uint8), tile=tile, memory=memory)
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_a_number_of_threads_that_no_engine_takes(threads: int) -> None:
     with pytest.raises(ValueError, match=f"got {threads} threads, wanted 1 to 1024"):

@@ -47,4 +47,7 @@ def test_a_cluster_makes_the_files_of_one_machine(photos: Path, tmp_path: Path) 
     again = enlarge(photos, "-o", tmp_path / "many", "--resume")
     assert again.returncode == 0 and "1 done, 7 skipped" in again.stderr, again.stderr
     assert results(tmp_path / "many") == results(tmp_path / "one")
-    assert main(["upscale", str(photos), "-o", str(tmp_path / "many"), "-r", "--resume", *MODEL]) == 0
+    report = tmp_path / "report.json"
+    arguments = ["-o", str(tmp_path / "many"), "-r", "--resume", "--report", str(report)]
+    assert main(["upscale", str(photos), *arguments, *MODEL]) == 0
+    assert json.loads(report.read_text())["skipped"] == 8

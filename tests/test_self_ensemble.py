@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,9 @@ from packing.tiny import tiny_model
 
 import quantsr
 from quantsr import images, metrics, zoo
-from quantsr.engine import Engine, Rectangle, available_isas
+from quantsr.engine import Engine, Rectangle, available_isas, rectangles
 from quantsr.model import Model
-from quantsr.self_ensemble import EIGHT, PLAIN, View, parts
+from quantsr.self_ensemble import EIGHT, PLAIN, View, mean
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "tapiola.jpg"
 
@@ -20,8 +21,8 @@ def random_image(height: int, width: int) -> np.ndarray:
 def in_parts(engine: Engine, image: np.ndarray, tile: int, views: tuple[View, ...] = EIGHT) -> np.ndarray:
     height, width, channels = image.shape
     out = np.full((height * engine.upscale, width * engine.upscale, channels), np.nan, np.float32)
-    for y, x, part in parts(engine, image, tile, views, lambda count: None):
-        out[y : y + part.shape[0], x : x + part.shape[1]] = part
+    for rectangle in rectangles(image.shape, tile):
+        out[rectangle.enlarged(engine.upscale)] = mean(engine, image, rectangle, views, lambda count: None)
     return out
 
 
@@ -88,3 +89,17 @@ def test_progress_and_memory(channels: tuple[int, ...]) -> None:
     assert shares == sorted(shares) and shares[-1] == 1
     assert len(set(shares) - {0}) == 8  # of a picture that is one tile, after each view
     np.testing.assert_array_equal(model.upscale(image, memory=2 << 20), result)
+
+
+@pytest.mark.parametrize("tta", [False, True], ids=["plain", "eight views"])
+def test_no_more_is_held_than_is_counted(tta: bool) -> None:
+    """`Engine.tile_within` counts a part, what goes into it, and both once more."""
+    model, tile = Model(tiny_model(upscale=3), threads=1, tta=tta), 64
+    image = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+    engine = model.engine("full")
+    side = tile + 2 * engine.halo + 2 * engine.grid
+    tracemalloc.start()
+    result = model.upscale(image, tile=tile)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * image.size + result.nbytes + 2 * 4 * 3 * side**2 * (1 + model.scale**2)

@@ -31,6 +31,10 @@ class Rectangle(NamedTuple):
     bottom: int
     right: int
 
+    def enlarged(self, scale: int) -> tuple[slice, slice]:
+        """Its rows and columns in an image whose sides are `scale` times as long."""
+        return slice(self.top * scale, self.bottom * scale), slice(self.left * scale, self.right * scale)
+
 
 class TooLittleMemory(ValueError):
     """lacking: how many bytes more the smallest tile needs."""
@@ -101,19 +105,9 @@ class Engine:
             return self._run(self._native_for(image), image)
         h, w, _ = image.shape
         out = np.empty((h * self.upscale, w * self.upscale, IMAGE_CHANNELS), np.float32)
-        for y, x, part in self.parts(image, tile):
-            out[y : y + part.shape[0], x : x + part.shape[1]] = part
-        return out
-
-    def parts(self, image: Array, tile: int) -> Iterator[tuple[int, int, Array]]:
-        """The upscaled image in parts, for results that need not be in memory as floats: (y, x, part), where y and x
-        count pixels of the result. Arguments and errors as for a call.
-        """
-        image = _checked(image)
-        if tile < 1:
-            raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
         for rectangle in rectangles(image.shape, tile):
-            yield rectangle.top * self.upscale, rectangle.left * self.upscale, self.part(image, rectangle)
+            out[rectangle.enlarged(self.upscale)] = self.part(image, rectangle)
+        return out
 
     def part(self, image: Array, rectangle: Rectangle) -> Array:
         """What the upscaled image has where `rectangle` lies, bit for bit. Image and errors as for a call."""
@@ -269,7 +263,12 @@ def _needed(step: Step, around: Fraction, backwards: bool) -> Fraction:
 
 
 def rectangles(shape: tuple[int, ...], tile: int) -> Iterator[Rectangle]:
-    """The squares of side `tile` that cover an image of this shape row by row, cut off at its edges."""
+    """The squares of side `tile` that cover an image of this shape row by row, cut off at its edges.
+
+    Raises ValueError for tile < 1.
+    """
+    if tile < 1:
+        raise ValueError(f"tile: wanted a side of at least 1 pixel, got {tile}")
     height, width = shape[:2]
     for y in range(0, height, tile):
         for x in range(0, width, tile):

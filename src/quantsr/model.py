@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quantsr import pixels, self_ensemble, zoo
-from quantsr.engine import MAX_THREADS, MAX_TILE, Engine, TooLittleMemory
+from quantsr.engine import MAX_THREADS, MAX_TILE, Engine, TooLittleMemory, rectangles
 from quantsr.packing.program import IMAGE_CHANNELS, PackedModel
 from quantsr.pixels import Pixels
 
@@ -71,7 +71,7 @@ class Model:
         """
         pixels.check(image)
         if memory is not None:
-            tile = min(tile or MAX_TILE, self.tile_within(memory, image.shape, image.itemsize, depth))
+            tile = min(MAX_TILE if tile is None else tile, self.tile_within(memory, image.shape, image.itemsize, depth))
         result = np.empty((image.shape[0] * self.scale, image.shape[1] * self.scale, *image.shape[2:]), image.dtype)
         if pixels.has_alpha(image):
             beginning = None if progress is None else lambda share: progress(0.0)
@@ -90,8 +90,9 @@ class Model:
             if progress is not None:
                 progress(done / (colours.shape[0] * colours.shape[1]))
 
-        for y, x, part in self_ensemble.parts(engine, floats, tile, views, seen):
-            colours[y : y + part.shape[0], x : x + part.shape[1]] = pixels.from_network(part, image)
+        for rectangle in rectangles(image.shape, tile):
+            part = self_ensemble.mean(engine, floats, rectangle, views, seen)
+            colours[rectangle.enlarged(self.scale)] = pixels.from_network(part, image)
         return result
 
     def tile_within(self, memory: int, shape: tuple[int, ...], itemsize: int, depth: str = "full") -> int:

@@ -4,13 +4,13 @@ EDSR (Lim et al., CVPRW 2017, arXiv 1707.02921); other upscalers call it test-ti
 gets wrong depends on how the image lies; the mean of eight views has less of it, for eight times the work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
-from quantsr.engine import Array, Engine, Rectangle, rectangles
+from quantsr.engine import Array, Engine, Rectangle
 
 
 class View(NamedTuple):
@@ -46,27 +46,23 @@ PLAIN = View(False, False, False)
 EIGHT = tuple(View(*flags) for flags in product((False, True), repeat=3))
 
 
-def parts(
-    engine: Engine, image: Array, tile: int, views: Sequence[View], seen: Callable[[float], None]
-) -> Iterator[tuple[int, int, Array]]:
-    """The mean over views in parts, as `Engine.parts` gives them; neither tile nor instruction set changes a bit.
-
-    seen: told after each view of a part how many pixels of the result that is, as a share of all views.
-    """
-    scale = engine.upscale
-    for rectangle in rectangles(image.shape, tile):
-        yield rectangle.top * scale, rectangle.left * scale, _mean(engine, image, rectangle, views, seen)
-
-
-def _mean(
+def mean(
     engine: Engine, image: Array, rectangle: Rectangle, views: Sequence[View], seen: Callable[[float], None]
 ) -> Array:
+    """`Engine.part` as a mean over views; neither the rectangle's neighbours nor the instruction set change a bit.
+
+    seen: told after each view how many pixels of the result that is, as a share of all views.
+    """
+
     def result(view: View) -> Array:
         part = engine.part(view.of(image), view.place(rectangle, *image.shape[:2]))
         seen(part.shape[0] * part.shape[1] / len(views))
         return view.undone(part)
 
-    total = result(views[0])
+    if len(views) == 1:
+        return result(views[0])
+    total = np.ascontiguousarray(result(views[0]))  # without its halo
     for view in views[1:]:
-        total = total + result(view)
-    return total if len(views) == 1 else total / np.float32(len(views))
+        total += result(view)
+    total /= np.float32(len(views))
+    return total

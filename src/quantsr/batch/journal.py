@@ -14,12 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.files import lock
+from quantsr.model import Model
 
 NAME = ".quantsr-journal"
 
 
 class JournalInUse(ValueError):
     """Another process writes this journal."""
+
+
+def deciding(model: Model, sha256: str, depth: str, quality: int | None = None, strip: bool = False) -> dict[str, Any]:
+    """The settings of a journal. sha256: of the model's file. depth: as it was asked for."""
+    settings = {"model": sha256, "depth": depth, "fast": model.fast, "quality": quality, "strip": strip}
+    return settings | (
+        {"tta": True} if model.tta else {}
+    )  # not told where it is off: older journals have no word of it
 
 
 class Journal:

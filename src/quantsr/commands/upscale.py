@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsr import photos
-from quantsr.batch.journal import Journal, JournalInUse
+from quantsr.batch.journal import Journal, JournalInUse, deciding
 from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
 from quantsr.batch.resources import printable
 from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
@@ -124,7 +124,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
                 check_report(args.report, every, force=args.force)
         journal = None
         if into_folder and (many or args.resume):
-            journal = _journal(args, settings, depth)
+            journal = _journal(args, deciding(model, model_hash(args), depth, args.quality, args.strip))
     read = frozenset(job.source.resolve() for job in every)
     batch = Batch(model, jobs, read, settings, journal, passed_over=passed_over)
     batch.look()
@@ -155,9 +155,9 @@ def _tell_of_the_rest(args: argparse.Namespace, first: Path, found: bool, passed
             print(f"quantsr: {'; '.join(parts)}", file=sys.stderr)
 
 
-def _journal(args: argparse.Namespace, settings: Settings, depth: str) -> Journal:
+def _journal(args: argparse.Namespace, settings: dict[str, Any]) -> Journal:
     try:
-        return Journal(args.output, _deciding(args, settings, depth), args.shard)
+        return Journal(args.output, settings, args.shard)
     except OSError as error:
         if error.errno not in (*FULL, *DENIED):
             raise
@@ -182,12 +182,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         force=args.force,
         resume=args.resume,
     )
-
-
-def _deciding(args: argparse.Namespace, settings: Settings, depth: str) -> dict[str, Any]:
-    """What decides the bytes of a result, for the journal."""
-    network = {"model": model_hash(args), "depth": depth, "fast": args.fast, "tta": args.tta}
-    return network | {"quality": settings.quality, "strip": settings.strip}
 
 
 def _record(args: argparse.Namespace, batch: Batch, depth: str) -> dict[str, Any]:

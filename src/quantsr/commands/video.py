@@ -170,13 +170,12 @@ def _facts(args: argparse.Namespace, plan: "Plan", target: "Target") -> dict[str
         "--model": model_hash(args),
         "--depth": args.depth,
         "--fast": args.fast,
-        "--tta": args.tta,
         "--codec": [target.name, target.format],
         "--crf": target.crf,
         "--segment": args.segment,
         "--accept-damage": args.accept_damage,
         "version of PyAV": av.__version__,
-    }
+    } | ({"--tta": True} if args.tta else {})  # not told where it is off: films begun earlier have no word of it
 
 
 def _target(text: str) -> Path:
