@@ -113,3 +113,4 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "wanted a low-bit one" in capsys.readouterr().err
     assert main(["bench", "-n", "quantsr-c-x4-w4a4", "--float-model", "quantsr-c-x2-w4a4"]) == 2
     assert main(["bench", "--photo", str(tmp_path / "absent.png"), "--engines", "quantsr"]) == 2
+    assert main(["bench", "--plot", str(tmp_path / "plot.doc")]) == 2  # before anything is measured

@@ -100,7 +100,7 @@ def test_amounts_of_memory(text: str, expected: int) -> None:
     assert size_in_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "lots", "1XB", "-1GB", "1.2.3GB"])
+@pytest.mark.parametrize("text", ["", "lots", "1XB", "-1GB", "1.2.3GB", "9" * 400, "."])
 def test_amounts_of_memory_that_are_none(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="such as 800MB"):
         size_in_bytes(text)
@@ -319,6 +319,16 @@ def test_a_command_to_which_nobody_listens_ends_quietly(words: str, unbuffered: 
     assert done.stderr == b"" and done.returncode in (0, 141)  # argparse passes over a closed pipe
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_full_disk_behind_stdout(unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "quantsr.cli", "models"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
+    assert done.returncode == 5 and done.stderr.strip().endswith(b"No space left on device")
+
+
 def test_models_lists_one_name_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -400,6 +410,23 @@ def test_tta(model: Path, photo: Path) -> None:
     np.testing.assert_array_equal(images.read(out), quantsr.load(model, tta=True).upscale(images.read(photo)))
     assert upscale(photo, "-o", other, "-n", model) == 0
     assert (images.read(out) != images.read(other)).any()
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["-n", "bicubic-x4", "--tta"], "--tta: bicubic-x4 is no network"),
+        (["-n", "bicubic-x4", "--backend", "torch"], "--backend: bicubic-x4 is no network"),
+        (["--zoo", "--fast"], "--fast: --zoo scores all depths as they are stored"),
+        (["--zoo", "--depth", "half"], "--depth: --zoo scores"),
+    ],
+    ids=["bicubic of eight views", "bicubic in torch", "zoo, fast", "zoo, half"],
+)
+def test_evaluate_takes_no_option_that_it_would_not_heed(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *arguments, "--data", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["fast", "tta"])

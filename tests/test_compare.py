@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from quantsr import images, recipe
 from quantsr.cli import main
@@ -14,6 +15,7 @@ from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
 from quantsr.config import ConfigError
 from quantsr.files import lock
+from quantsr.quant import QParams
 from quantsr.train import distributed
 
 RECIPE = """
@@ -311,6 +313,13 @@ def test_the_mean_of_the_decisive_sets_wants_all_of_them() -> None:
     assert report.decisive(run, "full") is None
     row = {**SETUP, "name": "one", "runs": [run]}
     assert "| one | 1 | full | 28.000 / 0.7000 | - | - | - | - | - |" in report.markdown([row])
+
+
+def test_a_level_that_a_method_has_not_is_not_unused() -> None:
+    """PAMS has 2^b - 1 levels."""
+    params = QParams(bits=2, qmin=-1, qmax=1, scale=torch.ones(()))
+    use = facts._use(lambda: (torch.tensor([-1, 0, 1, 0], dtype=torch.int8), params))
+    assert use["unused"] == 0 and use["entropy"] == 1.5
 
 
 def test_the_use_of_codes_is_drawn_by_entropy_and_by_unused_levels(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale, video
 from quantsr.commands.common import Failure
-from quantsr.streams import escape_what_cannot_be_shown, flush, silence_closed
+from quantsr.streams import escape_what_cannot_be_shown, flush, silence_closed, silence_full
 
 NOT_HEARD = 128 + 13  # as a shell tells of a process that SIGPIPE ended
 COMMANDS = {
@@ -35,12 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     try:
         try:
-            code = _run(_parser().parse_args(arguments))
+            return _run(_parser().parse_args(arguments))
         except SystemExit:  # after --help
             flush()
             raise
-        flush()
-        return code
     except BrokenPipeError:
         if not silence_closed():
             raise
@@ -49,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        flush()
+        return code
     except Failure as failure:
         print(f"quantsr: {failure}", file=sys.stderr)
         return failure.code
@@ -65,6 +65,7 @@ def _run(args: argparse.Namespace) -> int:
             return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
+        silence_full()
         print(f"quantsr: {error}", file=sys.stderr)
         return 5
 

@@ -57,6 +57,21 @@ def require_folder(folder: Path) -> Path:
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))  # the working folder is gone
 
 
+def nearest(folder: Path) -> Path:
+    """The folder itself, absolute, or the lowest one above it that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file apart under whatever name, also where a file system ignores case; None if it is not there."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
 def listing(folder: Path, suffixes: Collection[str]) -> list[tuple[str, int]]:
     """Name and bytes of every file directly in the folder with one of the suffixes: tells its states apart.
 

@@ -17,7 +17,7 @@ def escape_what_cannot_be_shown() -> None:
 
 
 def flush() -> None:
-    """Tells what is left, while a closed pipe can still be caught."""
+    """Tells what is left, while a closed pipe or a full disk can still be caught."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
@@ -37,11 +37,23 @@ def silence_closed() -> bool:
     closed = False
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and _is_closed(stream):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _silence(stream)
             closed = True
     return closed
+
+
+def silence_full() -> None:
+    """Drops what a full disk does not take of stdout, which would end the program once more at its exit."""
+    try:
+        flush()
+    except OSError:
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _is_closed(stream: TextIO) -> bool:

@@ -120,6 +120,21 @@ def test_resume_passes_over_what_is_finished(folder: Path, tmp_path: Path, capsy
     assert "6 done" in capsys.readouterr().err  # other settings, other results
 
 
+def test_a_shard_trusts_its_own_journal_first(tmp_path: Path) -> None:
+    """One from before the folder was divided is older, though its name comes later."""
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a_x2.png"
+    source.write_bytes(b"source")
+    for settings, shard in (({"depth": "full"}, (1, 1)), ({"depth": "half"}, (1, 2))):
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(settings["depth"].encode() * shard[1])
+        made = Journal(tmp_path / "out", settings, shard)
+        made.end(source, target)
+        made.close()
+    again = Journal(tmp_path / "out", {"depth": "half"}, (1, 2))
+    assert again.finished(source, target) and again.ours(target)
+    again.close()
+
+
 def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
     source, target = tmp_path / "a.png", tmp_path / "out" / "a_x2.png"
     source.write_bytes(b"source")
@@ -378,6 +393,40 @@ def test_damaged_exif_does_not_end_a_batch(tmp_path: Path, picture: Picture, kin
     assert len(results(tmp_path / "out")) == 3
 
 
+def test_an_input_under_another_name_is_not_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a file system ignores case: the name is another, the file is the same."""
+    (folder / "a_x2.png").hardlink_to(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    assert upscale(folder / "a.png", "--force") == 4
+    assert "not written over the input" in capsys.readouterr().err
+    assert (folder / "a_x2.png").samefile(folder / "a.png") and (folder / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "jpg"])
+def test_a_resolution_beyond_all_formats_stops_nothing(tmp_path: Path, picture: Picture, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(20, 26)).save(tmp_path / "in" / "a.tif", dpi=(2e8, 2e8))
+    Image.fromarray(picture(20, 26)).save(tmp_path / "in" / "b.png")
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "-f", kind) == 0
+    assert len(results(tmp_path / "out")) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_results_go_to_stdout_while_the_bar_is_on_a_terminal(folder: Path, tmp_path: Path) -> None:
+    main, bar = os.openpty()
+    with open(tmp_path / "told.txt", "w") as told:
+        command = [sys.executable, "-m", "quantsr.cli", "upscale", *OPTIONS, str(folder / "a.png"), "-o", tmp_path]
+        subprocess.run(command, stdout=told, stderr=bar, check=True)
+    os.close(bar)
+    os.close(main)
+    assert (tmp_path / "told.txt").read_text().startswith(f"{folder / 'a.png'} -> ")
+
+
+def test_resuming_where_nothing_is_left_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "--resume") == 0
+
+
 # ---- the report
 
 
@@ -438,6 +487,15 @@ def test_within_takes_the_deepest_that_fits(monkeypatch: pytest.MonkeyPatch, lim
     chosen, estimate = within.choose_depth(model, files, limit)
     assert chosen == depth
     assert estimate >= 1.2 * 1e6 * speed[depth]
+
+
+def test_within_counts_the_borders_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quantsr.load("quantsr-c-x2-w4a4", threads=1)
+    monkeypatch.setattr(within, "network_seconds", lambda model, depth: 1e-3)
+    monkeypatch.setattr(within, "file_seconds", lambda model, files, quality: 0.0)
+    files = [(Facts(600, 600, 3, 8), photos.FORMATS["png"])]
+    (_, whole), (_, tiled) = (within.choose_depth(model, files, 1e9, tile=tile) for tile in (None, 64))
+    assert tiled / whole == pytest.approx((1 + 2 * model.engine("full").halo / 64) ** 2)
 
 
 def test_within_counts_each_result_as_it_will_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,12 @@ def test_names_of_results(name: str, template: str | None, kind: str | None, exp
     assert naming.result_of(Path("folder", name)) == expected
 
 
-@pytest.mark.parametrize("template", ["{stem}{nothing}", "x{suffix}", "{stem", "{0}{stem}", "{stem.parent}{suffix}"])
+ODD = ["{stem}{scale:s}", "{stem!z}", "{stem:{x}}"]  # they parse, and cannot be formatted
+
+
+@pytest.mark.parametrize(
+    "template", ["{stem}{nothing}", "x{suffix}", "{stem", "{0}{stem}", "{stem.parent}{suffix}", *ODD]
+)
 def test_bad_templates(template: str) -> None:
     with pytest.raises(PlanError, match=r"wanted .stem. or .name."):
         Naming(4, "m", "full", template)
@@ -137,6 +142,21 @@ def test_names_that_differ_in_case_meet_where_case_is_ignored(tmp_path: Path, mo
     monkeypatch.setattr(planning, "_ignores_case", lambda folder: True)
     with pytest.raises(PlanError, match="would both be written"):
         plan(files, tmp_path / "out", NAMING)
+
+
+def test_where_case_is_ignored_is_asked_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder above, such as /mnt, may heed case where the folder itself, a stick, ignores it."""
+    stick = tmp_path / "STICK"
+    stick.mkdir()
+    (stick / "Photo.png").touch()
+    assert not planning._ignores_case(stick / "new")
+
+    def identity(path: Path) -> tuple[int, int] | None:
+        path = path.parent / path.name.lower() if path.parent == stick else path
+        return (1, hash(path)) if path in (stick, stick / "photo.png") else None
+
+    monkeypatch.setattr(planning, "identity", identity)
+    assert planning._ignores_case(stick / "new")
 
 
 def test_the_format_and_the_one_file_agree(tmp_path: Path) -> None:

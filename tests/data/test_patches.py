@@ -1,5 +1,6 @@
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,12 @@ def test_unusable_files_are_reported_and_skipped(
     for name in ("3.png", "small.png: LR side 7 is under 8", "line.png", "gone.png", "folder.jpg"):
         assert any(name in text for text in reported), name
     assert len(reported) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_a_photo_may_have_any_name(tmp_path: Path, photos: Path) -> None:
+    (photos / "0.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    assert len(load_photos(photos, tmp_path / "cache", upscale=2, smallest=8)) == 8
 
 
 def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:

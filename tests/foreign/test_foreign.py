@@ -136,6 +136,8 @@ def test_settings_that_contradict():
         foreign.convert(Source(Authors().state_dict()), "edsr", img_range=1.0)
     with pytest.raises(NotImportable, match="SwinIR has not"):
         foreign.convert(Source(SwinIR().state_dict()), "swinir", res_scale=0.1)
+    with pytest.raises(NotImportable, match="img_range: got 0, wanted a number above 0"):
+        foreign.convert(Source(Authors().state_dict()), "edsr", img_range=0)
 
 
 # ---- files

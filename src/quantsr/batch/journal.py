@@ -45,7 +45,9 @@ class Journal:
         for path in sorted(root.glob(f"{NAME}*.jsonl")):
             self._last.update(_read(path))
         path = root / f"{NAME}{part}.jsonl"
-        self._mine = set(_read(path)) if path.exists() else set()
+        mine = _read(path) if path.exists() else {}
+        self._last.update(mine)
+        self._mine = set(mine)
         self._file = path.open("a+b")
         if not lock(self._file):
             raise JournalInUse(

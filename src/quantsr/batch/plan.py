@@ -5,10 +5,12 @@ import os
 import string
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from quantsr.files import require_folder
+from quantsr.files import identity, nearest, require_folder
 from quantsr.photos import FORMATS, READABLE, UNREAD, format_of
 from quantsr.photos.source import kind_of
 
@@ -52,7 +54,8 @@ class Naming:
                 raise ValueError(f"got the field {unknown[0]!r}")
             if not fields & {"stem", "name"}:
                 raise ValueError("all results would have one name")
-        except ValueError as error:
+            self._name(Path("photo.png"), ".png")
+        except (ValueError, LookupError, AttributeError) as error:
             wanted = ", ".join(f"{{{field}}}" for field in FIELDS)
             raise PlanError(
                 f"template {self.template!r}: {error}; wanted {{stem}} or {{name}}, and of {wanted}"
@@ -64,8 +67,7 @@ class Naming:
             suffix = FORMATS[self.format].suffixes[0]
         else:
             suffix = source.suffix if format_of(source) else ".png"
-        fields = {"scale": self.scale, "model": self.model, "depth": self.depth, "suffix": suffix}
-        name = self.template.format(stem=source.stem, name=source.name, **fields)
+        name = self._name(source, suffix)
         if Path(name).name != name or "\0" in name:
             raise PlanError(f"template {self.template!r} gives {name!r}, wanted a file name without folders")
         if format_of(Path(name)) is None:
@@ -75,6 +77,10 @@ class Naming:
                 f"template {self.template!r} gives {name!r} and the format is {self.format}, wanted them to agree"
             )
         return name
+
+    def _name(self, source: Path, suffix: str) -> str:
+        fields = {"scale": self.scale, "model": self.model, "depth": self.depth, "suffix": suffix}
+        return self.template.format(stem=source.stem, name=source.name, **fields)
 
 
 def plan(
@@ -187,12 +193,19 @@ def _apart(jobs: list[Job]) -> list[Job]:
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Whether the file system takes A and a for the same name there, asked of the nearest folder that exists."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    other = Path(str(folder).swapcase())
-    return str(other) != str(folder) and other.exists() and other.samefile(folder)
+    """Whether the file system takes A and a for the same name there, asked of a file in the nearest folder there is.
+
+    The folder's own name may lie on another file system; where it holds none with letters, that name is asked.
+    """
+    folder = nearest(folder)
+    inside: list[Path] = []
+    with suppress(OSError):  # may be written to, but not listed
+        inside = list(islice(folder.iterdir(), 100))
+    for path in (*inside, folder):
+        known = identity(path)
+        if known and path.name.swapcase() != path.name:
+            return identity(path.with_name(path.name.swapcase())) == known
+    return False
 
 
 def shard_of(job: Job, count: int) -> int:

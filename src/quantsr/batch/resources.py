@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from quantsr.files import nearest
 from quantsr.photos import Facts, Format
 from quantsr.photos.write import LARGE_PIXELS
 
@@ -58,10 +59,7 @@ def disk_for(facts: Facts, kind: Format, upscale: int) -> int:
 
 def free_disk(folder: Path) -> int:
     """Bytes left where `folder` is, or will be."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest(folder)).free
 
 
 def shown(amount: int) -> str:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from quantsr.batch.journal import Journal
 from quantsr.batch.plan import Job
 from quantsr.batch.resources import shown
 from quantsr.engine import TooLittleMemory
-from quantsr.files import name_beside
+from quantsr.files import identity, name_beside, nearest
 from quantsr.model import Model
 from quantsr.photos import Facts, Photo, PhotoError
 
@@ -76,6 +77,10 @@ class Batch:
     facts: dict[Path, Facts] = field(default_factory=dict)  # by source, of those that have a readable head
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
+    @cached_property
+    def _identities(self) -> set[tuple[int, int] | None]:
+        return {identity(path) for path in self.inputs} - {None}
+
     def look(self) -> None:
         """Reads the heads of all inputs."""
         for job in self.jobs:
@@ -91,9 +96,7 @@ class Batch:
         for job in self.jobs:
             kind, facts = photos.format_of(job.target), self.facts.get(job.source)
             if kind and facts and not self.finished(job):
-                folder = job.target.parent
-                while not folder.exists():
-                    folder = folder.parent
+                folder = nearest(job.target.parent)
                 if not os.access(folder, os.W_OK):
                     continue  # told when its turn comes
                 device = folder.stat().st_dev
@@ -156,13 +159,13 @@ class Batch:
             raise PhotoError(
                 f"{job.source}: the result's name has more than {NAME_BYTES} bytes; pass a shorter --template"
             )
-        if job.root and not target.parent.resolve().is_relative_to(job.root.resolve()):
+        if job.root and _leads_out(target.parent, job.root):
             raise PhotoError(
                 f"{job.source}: {target.parent} is a link that leads out of {job.root}; nothing was written"
             )
         if not os.path.lexists(target):
             return
-        if target.resolve() in self.inputs:
+        if identity(target) in self._identities:
             raise FileExistsError(f"{job.source}: not written over the input {target}; choose another -o")
         known = self.settings.resume and self.journal is not None and self.journal.ours(target)
         if not known and not self.settings.force:
@@ -206,6 +209,13 @@ class Batch:
             f"; it needs about {shown(resources.disk_for(facts, kind, self.model.scale))}" if kind and facts else ""
         )
         return NoRoom(f"{job.source}: {_reason(error)}: {job.target}{needed}; make room, or choose another -o")
+
+
+def _leads_out(folder: Path, root: Path) -> bool:
+    try:
+        return not folder.resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # a link to itself, before Python 3.13
+        return True
 
 
 def _refusal(job: Job, error: OSError) -> str:

@@ -3,20 +3,19 @@
 import errno
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from quantsr.batch.plan import Job
 from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, Outcome
-from quantsr.files import require_folder, write_atomically
+from quantsr.files import identity, require_folder, write_atomically
 from quantsr.streams import heard_or_not
+from quantsr.terminal import PLAIN, Console, bar, print_event
 
 
 class Teller(Protocol):
@@ -57,8 +56,8 @@ def totals(outcomes: list[Outcome], jobs: int, state: str) -> dict[str, Any]:
 
 def check_report(path: Path, jobs: list[Job], *, force: bool) -> None:
     """Raises ValueError, or OSError, if a report there would harm a file, or could not be written."""
-    place = path.resolve()
-    if place in {job.source.resolve() for job in jobs}:
+    place, own = path.resolve(), identity(path)
+    if own is not None and own in {identity(job.source) for job in jobs}:
         raise ValueError(f"--report: got the input {path}; wanted another file")
     targets = {job.target.resolve() for job in jobs}
     if place in targets:
@@ -118,33 +117,24 @@ class JsonLines:
 
     def begin(self, batch: Batch) -> None:
         self._jobs = len(batch.jobs)
-        self._print("begin", {"files": self._jobs, "passed_over": batch.passed_over})
+        print_event("begin", {"files": self._jobs, "passed_over": batch.passed_over})
 
     def progress(self, job: Job, share: float) -> None:
-        self._print("progress", {"source": str(job.source), "share": round(share, 4)})
+        print_event("progress", {"source": str(job.source), "share": round(share, 4)})
 
     def file(self, outcome: Outcome) -> None:
-        self._print("file", record(outcome))
+        print_event("file", record(outcome))
 
     def end(self, outcomes: list[Outcome], state: str) -> None:
-        self._print("end", totals(outcomes, self._jobs, state))
-
-    def _print(self, event: str, facts: dict[str, Any]) -> None:
-        print(json.dumps({"event": event} | facts), flush=True)
+        print_event("end", totals(outcomes, self._jobs, state))
 
 
 class ForPeople:
     """A line for each file, and on a terminal a bar with files, megapixels per second and time left."""
 
     def __init__(self) -> None:
-        self._console = _Console(stderr=True)
-        columns = (
-            TextColumn("{task.fields[files]}"),
-            BarColumn(),
-            _Speed(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=self._console, disable=not sys.stderr.isatty(), transient=True)
+        self._console = Console(stderr=True)
+        self._bar = bar(self._console, TextColumn("{task.fields[files]}"), BarColumn(), _Speed(), TimeRemainingColumn())
 
     def begin(self, batch: Batch) -> None:
         self._resumable = batch.journal is not None
@@ -166,7 +156,7 @@ class ForPeople:
             self._passed += self._area.get(job.source, 0)
         self._bar.update(self._task, completed=self._passed, files=self._files())
         if outcome.status == "failed":
-            self._console.print(f"quantsr: {printable(outcome.error)}", style="red", **_PLAIN)
+            self._console.print(f"quantsr: {printable(outcome.error)}", style="red", **PLAIN)
         elif outcome.status == "done":
             size = f"{outcome.width}x{outcome.height}  {outcome.seconds:.1f} s"
             print(f"{printable(job.source)} -> {printable(job.target)}  {size}", flush=True)
@@ -177,21 +167,12 @@ class ForPeople:
         if facts["files"] > 1 or facts["skipped"]:
             counts = ", ".join(f"{facts[key]} {key}" for key in ("done", "skipped", "failed", "left") if facts[key])
             speed = facts["megapixels"] / facts["seconds"] if facts["seconds"] else 0
-            self._console.print(f"{counts or 'nothing to do'}; {speed:.2f} megapixels/s", **_PLAIN)
+            self._console.print(f"{counts or 'nothing to do'}; {speed:.2f} megapixels/s", **PLAIN)
         if state != "complete" and self._resumable:
-            self._console.print("the same command with --resume goes on from here", **_PLAIN)
+            self._console.print("the same command with --resume goes on from here", **PLAIN)
 
     def _files(self) -> str:
         return f"{self._done}/{self._jobs} files"
-
-
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Without this, rich ends the program."""
-        raise BrokenPipeError
 
 
 class _Speed(ProgressColumn):

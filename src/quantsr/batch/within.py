@@ -17,26 +17,26 @@ MARGIN = 1.2  # for reading files, for the disk, and for large pictures, which l
 
 
 def choose_depth(
-    model: Model, files: list[tuple[Facts, Format]], seconds: float, quality: int | None = None
+    model: Model, files: list[tuple[Facts, Format]], seconds: float, quality: int | None = None, tile: int | None = None
 ) -> tuple[str, float]:
     """The deepest network that should do these photographs in `seconds`, and its estimate; else the quickest.
 
-    files: each photograph with the format of its result.
+    files: each photograph with the format of its result. tile: as for `Model.upscale`.
     """
     around = file_seconds(model, files, quality)
     for depth in model.depths:
-        network = network_seconds(model, depth) * sum(_work(facts, model, depth) for facts, _ in files)
+        network = network_seconds(model, depth) * sum(_work(facts, model, depth, tile) for facts, _ in files)
         estimate = MARGIN * (network + around)
         if estimate <= seconds:
             break
     return depth, estimate
 
 
-def _work(facts: Facts, model: Model, depth: str) -> float:
+def _work(facts: Facts, model: Model, depth: str, tile: int | None) -> float:
     """Input pixels computed, borders of tiles and a second run for alpha counted."""
     pixels: float = facts.width * facts.height
-    if max(facts.width, facts.height) > WHOLE_SIDE:
-        pixels *= (1 + 2 * model.engine(depth).halo / MAX_TILE) ** 2
+    if max(facts.width, facts.height) > (WHOLE_SIDE if tile is None else tile):
+        pixels *= (1 + 2 * model.engine(depth).halo / (tile or MAX_TILE)) ** 2
     return pixels * (2 if facts.channels in (2, 4) else 1)
 
 

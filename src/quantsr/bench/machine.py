@@ -54,6 +54,9 @@ def _caches() -> dict[str, str]:
     """Size of each cache that the first CPU sees, such as {"L1 Data": "48K"}."""
     caches = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        try:
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:  # not every firmware tells
+            continue
         caches[f"L{level}" if kind == "Unified" else f"L{level} {kind.lower()}"] = size
     return caches

@@ -45,6 +45,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def check_plot(path: Path) -> None:
+    """Before the work: raises ModuleNotFoundError without matplotlib, ValueError for a format that it does not know."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"--plot: got {path}, wanted a file that ends in .{', .'.join(known)}")
+
+
 def plot(rows: Iterable[Row], path: Path) -> None:
     """A panel of bars for each case: CPU time of one thread, wall time of more.
 

@@ -21,7 +21,7 @@ from quantsr.bench.measure import LIMITS
 from quantsr.bench.parts import PARTS, TAILS
 from quantsr.bench.rows import Row
 from quantsr.bench.run import Run
-from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, positive, threads, usage_errors
+from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, natural, positive, threads, usage_errors
 from quantsr.engine import available_isas
 from quantsr.files import write_atomically
 from quantsr.packing.program import FLOAT_BITS, PackedModel, PackedModelError
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--float-model", metavar="FILE", help="packed float network for the peers' whole network")
     network.add_argument("--blocks", type=positive, default=16, help="of the random network (default: 16)")
     network.add_argument("--upsampler", choices=("paper", "direct"), default="paper", help="of it (default: paper)")
-    network.add_argument("--seed", type=int, default=0)
+    network.add_argument("--seed", type=natural, default=0)
     work = parser.add_argument_group("work")
     work.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     work.add_argument("--tails", nargs="+", choices=TAILS, default=list(TAILS), help="of part network (default: all)")
@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.plot:
+        with usage_errors(ModuleNotFoundError, ValueError):
+            report.check_plot(args.plot)
     limit = None if args.max_isa == "native" else args.max_isa
     with usage_errors(PackedModelError, images.ImageError):
         photo = None if args.photo is None else images.read(args.photo)
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             "rows": bench.rows,
         }
         write_atomically(args.json, json.dumps(found, indent=1).encode())
-    if args.plot:
+    if args.plot and bench.rows:
         report.plot(bench.rows, args.plot)
     return 0 if not bench.failed else SOME_FAILED if bench.rows else NONE_DONE
 

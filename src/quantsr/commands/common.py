@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from quantsr import zoo
 from quantsr.engine import MAX_THREADS
+from quantsr.files import identity
 from quantsr.model import Model, load
 from quantsr.packing.program import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
@@ -100,7 +101,7 @@ def add_output(parser: argparse.ArgumentParser, *, default: str = "") -> None:
 
 def new_file(path: Path, force: bool, *read: Path) -> Path:
     """A path to write to. Raises Failure if the command reads it, or if it is there and may not be replaced."""
-    if path.resolve() in (source.resolve() for source in read):
+    if path.exists() and identity(path) in map(identity, read):
         raise Failure(f"-o: got {path}, which is read; wanted another file", USAGE)
     if path.exists() and not force:
         raise Failure(f"{path} exists; pass --force to overwrite it, or choose another -o", USAGE)
@@ -132,6 +133,14 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """argparse type: an integer of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 0 or more")
+    return value
+
+
 def threads(text: str) -> int:
     """argparse type: as many threads as an engine may have."""
     value = positive(text)
@@ -142,13 +151,10 @@ def threads(text: str) -> int:
 
 def size_in_bytes(text: str) -> int:
     """argparse type: an amount of memory such as 800MB, 1GiB or 1.5GiB."""
-    match = re.fullmatch(r"([0-9.]+)\s*([kKMGT]?)(i?)B?", text)
-    try:
-        assert match is not None
-        power = " KMGT".index(match[2].upper() or " ")
-        return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-    except (AssertionError, ValueError):
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted an amount such as 800MB or 1GiB") from None
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted an amount such as 800MB or 1GiB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

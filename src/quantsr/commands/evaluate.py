@@ -47,7 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _require_use(args)
     return _zoo(args) if args.zoo else _one(args)
+
+
+def _require_use(args: argparse.Namespace) -> None:
+    """Raises Failure for an option that would change nothing, or what stored scores are compared with."""
+    options = {"--fast": args.fast, "--tta": args.tta, "--depth": args.depth != "full"}
+    options["--backend"] = args.backend != "engine"
+    for option in (option for option, given in options.items() if given):
+        if args.zoo:
+            raise Failure(f"{option}: --zoo scores all depths as they are stored, wanted none", USAGE)
+        if args.model in BICUBIC and (option, args.depth) != ("--depth", "all"):
+            raise Failure(f"{option}: {args.model} is no network, wanted none", USAGE)
+        if args.backend != "engine" and option in ("--fast", "--tta"):
+            raise Failure(f"{option}: got backend {args.backend}, wanted engine", USAGE)
 
 
 def _one(args: argparse.Namespace) -> int:
@@ -112,9 +126,6 @@ def _upscalers(args: argparse.Namespace, model: str, wanted: str) -> Iterator[tu
         scale = BICUBIC[model]
         yield "full", scale, lambda lr: images.bicubic(lr, scale)
         return
-    for option in ("fast", "tta"):
-        if getattr(args, option) and args.backend != "engine":
-            raise Failure(f"--{option}: got backend {args.backend}, wanted engine", USAGE)
     known, scale, make = _opened(args, model)
     depths = known if wanted == "all" else [wanted]
     if missing := sorted(set(depths) - set(known)):

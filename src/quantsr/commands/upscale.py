@@ -116,7 +116,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(inputs) > 1 or any(path.is_dir() for path in inputs)
         into_folder = bool(every) and every[0].root is not None
-        if args.resume and not into_folder:
+        if args.resume and every and not into_folder:
             raise Failure("--resume needs a folder for the results, as -o OUT", USAGE)
         settings = _settings(args)
         if args.report:
@@ -129,7 +129,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     batch = Batch(model, jobs, read, settings, journal, passed_over=passed_over)
     batch.look()
     if args.within is not None:
-        chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality)
+        chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality, args.tile)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
             with heard_or_not():

@@ -113,6 +113,7 @@ def _use(source: Callable[[], tuple[torch.Tensor, QParams]]) -> dict[str, float 
     except NotPackable:
         return {"unused": None, "entropy": None}
     places = (codes.flatten().int() - params.qmin) // params.step
-    share = torch.bincount(places, minlength=2**params.bits) / codes.numel()
+    levels = (params.qmax - params.qmin) // params.step + 1  # fewer than 2^bits where a method leaves one out
+    share = torch.bincount(places, minlength=levels) / codes.numel()
     entropy = -(share * share.clamp_min(1e-12).log2()).sum()
     return {"unused": float((share == 0).double().mean()), "entropy": float(entropy)}

@@ -11,6 +11,7 @@ Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair 
 import hashlib
 import io
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def _load(path: Path, number: int, size: float, cache: Path, upscale: int | None
         stat = path.stat()
     except OSError as error:  # a link to nowhere
         raise images.ImageError(f"{path}: {error.strerror}") from error
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    identity = os.fsencode(path.resolve()) + f":{stat.st_size}:{stat.st_mtime_ns}".encode()
+    key = hashlib.sha256(identity).hexdigest()[:16]
     whole = hr = _cached(cache / f"{key}.npy", lambda: images.read(path))
     if size < 1:
         key = f"{key}.{size:g}"

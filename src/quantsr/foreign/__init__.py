@@ -3,6 +3,7 @@
 What differs is folded into the weights, exactly but for float32 rounding, or refused by name.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def load(path: Path, kind: str, *, pickle: bool = False, **settings: float | Non
 
 def convert(source: Source, kind: str, **settings: float | None) -> Checkpoint:
     """The same, of tensors in memory."""
+    for name, value in settings.items():
+        if value is not None and not 0 < value < math.inf:
+            raise NotImportable(f"{name}: got {value}, wanted a number above 0")
     model, tensors, facts = KINDS[kind](source, **settings)
     source.finish(kind)
     network = checkpoint.build(model)

@@ -36,6 +36,7 @@ MODES = {
 }  # fmt: skip
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 BITS, PHOTOMETRIC = 258, 262  # TIFF tags
+MOST_DPI = 2**31 / 40  # PNG and BMP count pixels to the metre in 32 bits
 JPEG_PIXELS_OF_A_BYTE = 512  # a block of 8x8 pixels takes a bit at least
 
 
@@ -241,7 +242,7 @@ def _exif_and_xmp(path: PathLike, image: Image.Image) -> tuple[bytes, bytes]:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     dpi = image.info.get("dpi")
-    return (float(dpi[0]), float(dpi[1])) if dpi and all(0 < float(value) < 2**31 for value in dpi) else None
+    return (float(dpi[0]), float(dpi[1])) if dpi and all(0 < float(value) < MOST_DPI for value in dpi) else None
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -71,7 +72,7 @@ def write(
 
     try:
         write_atomically(path, encode_while_asked, beside)
-    except ValueError as error:
+    except (ValueError, OverflowError, struct.error) as error:  # the last two of Pillow
         raise PhotoError(f"{path}: {error}") from error
 
 

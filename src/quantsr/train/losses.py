@@ -96,8 +96,10 @@ def runs_bf16(device_type: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # since 2.13
-    return bool(cpu.get("amx_bf16")) or "Intel" not in cpu.get("cpu_name", "")
+    if not hasattr(torch.cpu, "get_capabilities"):  # before 2.13: what cannot be told apart stays in float32
+        return bool(torch.cpu._is_amx_tile_supported())
+    cpu = torch.cpu.get_capabilities()
+    return bool(cpu["amx_bf16"]) or "Intel" not in cpu["cpu_name"]
 
 
 def _towards(loss: Tensor, sr: Tensor, target: Tensor | None, share: float) -> Tensor:

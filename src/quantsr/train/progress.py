@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quantsr.config import TrainConfig
 from quantsr.files import lock
+from quantsr.terminal import Console
 
 
 class RunLog:

@@ -1,18 +1,15 @@
 """What a film tells while it runs: a bar for people, JSON lines for programs."""
 
-import json
-import sys
 import time
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from quantsr.batch.resources import printable
+from quantsr.terminal import PLAIN, Console, bar, print_event
 from quantsr.video.plan import Plan
 
 ALREADY = "was done before, nothing is left to do; --force makes it again"
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 class Teller(Protocol):
@@ -36,7 +33,7 @@ class JsonLines:
 
     def begin(self, frames: int, done: int, facts: dict[str, Any]) -> None:
         self._frames, self._at = frames, done
-        self._print("begin", self._names | {"frames": frames, "done": done} | facts)
+        print_event("begin", self._names | {"frames": frames, "done": done} | facts)
 
     def already(self, frames: int, facts: dict[str, Any]) -> None:
         self.begin(frames, frames, facts)
@@ -44,18 +41,15 @@ class JsonLines:
 
     def progress(self, frames: float) -> None:
         self._at = frames
-        self._print("progress", {"frame": round(frames, 3), "share": round(frames / self._frames, 6)})
+        print_event("progress", {"frame": round(frames, 3), "share": round(frames / self._frames, 6)})
 
     def note(self, text: str) -> None:
-        self._print("note", {"text": text})
+        print_event("note", {"text": text})
 
     def end(self, state: str, error: str) -> None:
         facts: dict[str, Any] = {"state": state, "frames": self._frames, "done": int(self._at)}
         facts |= {"seconds": round(time.monotonic() - self._start, 3)} | ({"error": error} if error else {})
-        self._print("end", self._names | facts)
-
-    def _print(self, event: str, facts: dict[str, Any]) -> None:
-        print(json.dumps({"event": event} | facts), flush=True)
+        print_event("end", self._names | facts)
 
 
 class ForPeople:
@@ -65,9 +59,7 @@ class ForPeople:
         self._plan, self._start = plan, time.monotonic()
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=self._console, disable=not sys.stderr.isatty(), transient=True
-        )
+        self._bar = bar(self._console, *columns, TimeRemainingColumn())
         self._task = self._bar.add_task("looking", total=None, speed="")
         self._bar.start()
         self._frames, self._done, self._begun = 0, 0, self._start

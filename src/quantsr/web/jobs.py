@@ -4,6 +4,7 @@ Photos and results lie in files of a temporary folder, so that waiting jobs and 
 files are made here, never taken from a client.
 """
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -228,4 +229,5 @@ def told(error: PhotoError, photo: Path) -> str:
 
 def _remove_files(job: Job) -> None:
     for path in (job.photo, job.result):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows: it is being sent, and goes with the folder
+            path.unlink(missing_ok=True)
