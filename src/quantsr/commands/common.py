@@ -40,14 +40,14 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def torch_needed(doing: str) -> Iterator[None]:
-    """Around imports that need torch: without it, one line says what to install."""
+def extra_needed(doing: str, extra: str, *packages: str) -> Iterator[None]:
+    """Around imports that need an extra: where one of its packages is missing, one line says what to install."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in packages:
             raise
-        raise Failure(f"{doing} needs torch ({error}): pip install 'quantsr[train]'", USAGE) from error
+        raise Failure(f"{doing} needs the extra {extra} ({error}): pip install 'quantsr[{extra}]'", USAGE) from error
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.bench import machine
-from quantsr.commands.common import USAGE, Failure, torch_needed
+from quantsr.commands.common import USAGE, Failure, extra_needed
 from quantsr.data import benchmarks
 from quantsr.files import write_atomically
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with torch_needed("comparing"):
+    with extra_needed("comparing", "train", "torch"):
         from quantsr.compare import report, table
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantsr import photos, pixels, zoo
-from quantsr.commands.common import USAGE, Failure, add_output, new_file, usage_errors
+from quantsr.commands.common import Failure, add_output, extra_needed, new_file, usage_errors
 from quantsr.engine import Engine
 from quantsr.images import Float32
 from quantsr.packing.fast import picture
@@ -47,10 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with extra_needed("exporting", "onnx", "onnx", "onnxruntime", "ml_dtypes"):
         from quantsr import export_onnx, onnx_parity
-    except ImportError as error:
-        raise Failure(f"exporting needs ONNX ({error}): pip install 'quantsr[onnx]'", USAGE) from error
     image = _image(args.photo, args.size)
     with usage_errors(PackedModelError, ValueError, FileNotFoundError):
         source, packed = zoo.find(args.model), zoo.load_packed(args.model)

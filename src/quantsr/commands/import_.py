@@ -12,7 +12,7 @@ from typing import Any
 
 from quantsr import images
 from quantsr.backends import of_network
-from quantsr.commands.common import USAGE, Failure, add_output, new_file, torch_needed, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_output, extra_needed, new_file, usage_errors
 from quantsr.packing.fast import picture
 from quantsr.photos.check import mismatch
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with torch_needed("importing"):
+    with extra_needed("importing", "train", "torch"):
         from quantsr import checkpoint, foreign
     output = new_file(args.output or Path(f"{args.file.stem}-imported.safetensors"), args.force, args.file)
     with usage_errors(ValueError):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantsr.commands.common import add_output, new_file, torch_needed, usage_errors
+from quantsr.commands.common import add_output, extra_needed, new_file, usage_errors
 from quantsr.packing.file import write
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with torch_needed("packing"):
+    with extra_needed("packing", "train", "torch"):
         from quantsr.export import pack_checkpoint
     output = new_file(args.output, args.force, args.checkpoint)
     with usage_errors(ValueError):

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import sys
 
-from quantsr.commands.common import USAGE, Failure, add_threads, positive
+from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, positive
 
 CONNECTIONS = 256  # at once; more are answered 503
 GRACE_SECONDS = 3  # for requests under way when the server ends
@@ -24,13 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with extra_needed("the web page", "web", "uvicorn", "fastapi", "pydantic", "starlette"):
         import uvicorn
 
         from quantsr.web.guard import is_loopback
         from quantsr.web.server import MEGA, Settings, create_app
-    except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is missing; install the extra web: pip install 'quantsr[web]'", USAGE) from error
     settings = Settings(
         args.host, args.max_megabytes * MEGA, args.max_megapixels * MEGA, queue=args.queue, threads=args.threads
     )

@@ -8,7 +8,7 @@ import argparse
 import logging
 from typing import Any
 
-from quantsr.commands.common import USAGE, Failure, torch_needed
+from quantsr.commands.common import USAGE, Failure, extra_needed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with torch_needed("training"):
+    with extra_needed("training", "train", "torch"):
         from quantsr import recipe, train
         from quantsr.config import ConfigError
         from quantsr.train import distributed

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from quantsr.commands.common import (
     NONE_DONE,
-    USAGE,
     Failure,
     add_network,
+    extra_needed,
     load_model,
     model_hash,
     positive,
@@ -57,12 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
+    with extra_needed("enlarging films", "video", "av"):
         from quantsr.video.clip import VideoError
-    except ModuleNotFoundError as error:
-        raise Failure(
-            f"{error.name} is missing; install the extra video: pip install 'quantsr[video]'", USAGE
-        ) from error
     try:
         with terminated_as_interrupted():
             _run(args)
