@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsr.onnx_nodes import Nodes
+from quantsr.packing.ops import bias_rows
 from quantsr.packing.program import Op
 
 HIDDEN = np.float32(-100)  # added to a logit of a pair of pixels on different sides of the border, as SwinIR does
@@ -106,7 +107,7 @@ def _parts(graph: Nodes, value: str, op: Op, size: tuple[int, int]) -> tuple[str
 
 def _softmax(graph: Nodes, products: str, op: Op, size: tuple[int, int], table: NDArray[Any]) -> str:
     (height, width), name, window, shift = size, op.output, int(op.attrs["window"]), int(op.attrs["shift"])
-    bias = graph.constant(f"{name}.bias", table[_pairs(window)].transpose(2, 0, 1)[None])
+    bias = graph.constant(f"{name}.bias", table[bias_rows(window)].transpose(2, 0, 1)[None])
     logits = graph.node("Add", [products, bias], f"{name}.logits")
     if shift:
         mask = f"attention.mask.{window}.{shift}.{height}.{width}"
@@ -141,12 +142,6 @@ def _rolled(graph: Nodes, value: str, name: str, shift: int) -> str:
 
 def _reshaped(graph: Nodes, value: str, name: str, shape: Sequence[int]) -> str:
     return graph.node("Reshape", [value, graph.constant(f"{name}.shape", np.array(shape))], name)
-
-
-def _pairs(side: int) -> NDArray[Any]:
-    """Row of the position biases for each pair of pixels of a window: (T, T)."""
-    y, x = np.divmod(np.arange(side * side), side)
-    return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
 
 
 def _hidden(height: int, width: int, side: int, shift: int) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from quantsr import exact
 from quantsr.exact import dot, exp2, fma, fused_multiply_add
-from quantsr.packing.ops import weight_codes
+from quantsr.packing.ops import bias_rows, weight_codes
 from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, Program
 
 Tensors = Mapping[str, np.ndarray]
@@ -212,7 +212,7 @@ def _image_of(op: Op, mixed: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _biases(op: Op, tensors: Tensors) -> np.ndarray:
     """In powers of two, as logits are: (heads, T, T)."""
-    return (tensors["position_bias"] * exact.LOG2_E)[_pairs(int(op.attrs["window"]))].transpose(2, 0, 1)
+    return (tensors["position_bias"] * exact.LOG2_E)[bias_rows(int(op.attrs["window"]))].transpose(2, 0, 1)
 
 
 def _total(weights: np.ndarray) -> np.ndarray:
@@ -233,12 +233,6 @@ def _windows(x: np.ndarray, side: int) -> np.ndarray:
     """(H, W, C) -> (windows, side * side, C), row by row."""
     h, w, c = x.shape
     return x.reshape(h // side, side, w // side, side, c).swapaxes(1, 2).reshape(-1, side * side, c)
-
-
-def _pairs(side: int) -> np.ndarray:
-    """Row of the position biases for each pair of pixels of a window: (T, T)."""
-    y, x = np.divmod(np.arange(side * side), side)
-    return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
 
 
 def _seen_by(op: Op, x: np.ndarray) -> np.ndarray:

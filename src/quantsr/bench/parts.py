@@ -66,7 +66,7 @@ def body(whole: Part) -> tuple[Part, Part]:
     made = {op.output for op in ops if op.kind in QCONVS}
     last = max(i for i, op in enumerate(ops) if op.kind == "residual" and op.inputs[1] in made)
     stream = ops[first].inputs[0]
-    before = Part(Program(_needed_for(stream, ops[:first]), stream), whole.tensors)
+    before = Part(whole.program.up_to(stream), whole.tensors)
     inside = tuple(_reading(op, stream, IMAGE) for op in ops[first : last + 1])
     channels = len(whole.tensors[ops[first].tensors["offset"]])
     return before, Part(Program(inside, ops[last].output), whole.tensors, channels)
@@ -102,15 +102,6 @@ def with_inner_kernels(part: Part) -> Part:
 def _reading(op: Op, old: str, new: str) -> Op:
     inputs = tuple(new if name == old else name for name in op.inputs)
     return Op(op.kind, inputs, op.output, op.attrs, op.tensors)
-
-
-def _needed_for(value: str, ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    needed, kept = {value}, []
-    for op in reversed(ops):
-        if op.output in needed:
-            kept.append(op)
-            needed.update(op.inputs)
-    return tuple(reversed(kept))
 
 
 def has_size(part: Part) -> bool:

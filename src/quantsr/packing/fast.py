@@ -137,12 +137,8 @@ def round_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _up_to(program: Program, value: str, kind: Value) -> Program:
     """The ops that the value depends on, and one that takes padding off it."""
-    needed = {value}
-    ops: list[Op] = []
-    for op in reversed(program.ops):
-        if op.output in needed:
-            ops.insert(0, op)
-            needed.update(op.inputs)
-    if kind.multiple > 1:
-        ops.append(Op("crop", (value, IMAGE), f"{value}.cropped", {"factor": kind.factor}))
-    return Program(tuple(ops), ops[-1].output)
+    part = program.up_to(value)
+    if kind.multiple == 1:
+        return part
+    cropped = f"{value}.cropped"
+    return Program((*part.ops, Op("crop", (value, IMAGE), cropped, {"factor": kind.factor})), cropped)

@@ -305,6 +305,12 @@ def format_version(programs: Mapping[str, Program]) -> int:
     return max((OPS[op.kind].since for program in programs.values() for op in program.ops), default=1)
 
 
+def bias_rows(window: int) -> np.ndarray:
+    """Row of an attention's position biases for each pair of pixels of a window: (T, T), T = window^2."""
+    y, x = np.divmod(np.arange(window * window), window)
+    return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
+
+
 def weight_codes(op: Op, packed: np.ndarray) -> np.ndarray:
     """Weight codes of a qconv2d from its packed weight tensor: int8 (O, K, K, I) in -2**(b-1) .. 2**(b-1) - 1.
 

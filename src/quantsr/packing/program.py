@@ -72,6 +72,15 @@ class Program:
     ops: tuple[Op, ...]
     output: str
 
+    def up_to(self, value: str) -> "Program":
+        """The ops that a value depends on, with it as the result."""
+        needed, kept = {value}, []
+        for op in reversed(self.ops):
+            if op.output in needed:
+                kept.append(op)
+                needed.update(op.inputs)
+        return Program(tuple(reversed(kept)), value)
+
 
 @dataclass(frozen=True)
 class PackedModel:
