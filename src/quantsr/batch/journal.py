@@ -26,9 +26,8 @@ class JournalInUse(ValueError):
 def deciding(model: Model, sha256: str, depth: str, quality: int | None = None, strip: bool = False) -> dict[str, Any]:
     """The settings of a journal. sha256: of the model's file. depth: as it was asked for."""
     settings = {"model": sha256, "depth": depth, "fast": model.fast, "quality": quality, "strip": strip}
-    return settings | (
-        {"tta": True} if model.tta else {}
-    )  # not told where it is off: older journals have no word of it
+    # Told only where it is on: older journals have no word of it.
+    return settings | ({"tta": True} if model.tta else {})
 
 
 class Journal:
