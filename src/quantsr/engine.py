@@ -110,7 +110,10 @@ class Engine:
         return out
 
     def part(self, image: Array, rectangle: Rectangle) -> Array:
-        """What the upscaled image has where `rectangle` lies, bit for bit. Image and errors as for a call."""
+        """What the upscaled image has where `rectangle` lies: float32 (upscale*h, upscale*w, 3), not clamped.
+
+        Bit for bit as in the whole. image, and what is raised: as for a call. rectangle: h x w pixels inside it.
+        """
         native = self._native_for(image)
         halo = self.halo if native is self._native else _halo(*self._plain, self.grid)
         top, left = (max(side // self.grid * self.grid - halo, 0) for side in (rectangle.top, rectangle.left))

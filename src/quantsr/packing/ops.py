@@ -306,7 +306,7 @@ def format_version(programs: Mapping[str, Program]) -> int:
 
 
 def bias_rows(window: int) -> np.ndarray:
-    """Row of an attention's position biases for each pair of pixels of a window: (T, T), T = window^2."""
+    """Row of an attention's position biases for each pair of pixels of a window: int64 (T, T), T = window^2."""
     y, x = np.divmod(np.arange(window * window), window)
     return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
 

@@ -99,7 +99,7 @@ def runs_bf16(device_type: str) -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # before 2.13: what cannot be told apart stays in float32
         return bool(torch.cpu._is_amx_tile_supported())
     cpu = torch.cpu.get_capabilities()
-    return bool(cpu["amx_bf16"]) or "Intel" not in cpu["cpu_name"]
+    return bool(cpu.get("amx_bf16")) or "Intel" not in cpu.get("cpu_name", "")  # ARM tells of neither
 
 
 def _towards(loss: Tensor, sr: Tensor, target: Tensor | None, share: float) -> Tensor:
