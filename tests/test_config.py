@@ -1,10 +1,12 @@
 import dataclasses
+import functools
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from quantsr import checkpoint, recipe
 from quantsr import config as configs
@@ -168,10 +170,16 @@ def test_every_field_has_a_line_of_doc(section: type) -> None:
 @pytest.mark.parametrize("name", [*recipe.names(), *RECIPES], ids=lambda path: Path(path).stem)
 def test_recipes_load(name: str | Path) -> None:
     for config in recipe.load(name).values():
-        network = checkpoint.build(config.model)
-        assert config.quant is None or quantize(network, config.quant)
+        network = built(config.model, config.quant)
         for depth in config.run.depths:
             assert network.kept(depth)
+
+
+@functools.cache
+def built(model: configs.ModelConfig, quant: QuantConfig | None) -> nn.Module:
+    network = checkpoint.build(model)
+    assert quant is None or quantize(network, quant)
+    return network
 
 
 def test_there_are_recipes() -> None:

@@ -95,6 +95,6 @@ def test_a_trained_model_is_what_the_reference_says_however_it_runs(name: str) -
         # no code differs, so only the float32 rounding of the convolutions behind the body is left
         np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5)
         for isa in available_isas() if depth == "full" else available_isas()[-1:]:
-            for tile in (None, 13):
+            for tile in (None,) if isa == "ref" else (None, 13):
                 got = Engine(packed, depth=depth, threads=2, isa=isa)(image, tile=tile)
                 np.testing.assert_array_equal(got, whole, err_msg=f"{depth} {isa} {tile}")

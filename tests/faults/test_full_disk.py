@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from quantsr import photos
+from quantsr.cli import main
 from quantsr.photos import Photo
 
 OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
@@ -108,23 +109,17 @@ def test_upscaling(tmp_path: Path, disk: Disk, picture: Picture) -> None:
     assert len(contents(out)["b_x2.png"]) > 260_000
 
 
-@pytest.fixture
-def run(tmp_path: Path, photos: Path) -> Path:
-    """The working directory of a finished training run; its folder is disk/run."""
+def test_checkpoints(tmp_path: Path, photos: Path, disk: Disk) -> None:
+    """The run is stopped by a full disk, goes on from its last checkpoint, and ends as if nothing had been."""
     pytest.importorskip("torch")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    return tmp_path
-
-
-def test_checkpoints(run: Path, disk: Disk) -> None:
-    """The run is stopped by a full disk, goes on from its last checkpoint, and ends as if nothing had been."""
-    done = quantsr(run, "train", "recipe.toml")
+    done = quantsr(tmp_path, "train", "recipe.toml")
     assert done.returncode == 0, done.stderr
     whole = load_file(disk.path / "run" / "weights.safetensors")
     size = max(len(data) for data in contents(disk.path).values())
     shutil.rmtree(disk.path / "run")
     disk.resize((5 * size // 2) // 1024)  # for two checkpoints
-    done = quantsr(run, "train", "recipe.toml")
+    done = quantsr(tmp_path, "train", "recipe.toml")
     assert done.returncode == 5, done.stderr
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     left = contents(disk.path)
@@ -132,31 +127,46 @@ def test_checkpoints(run: Path, disk: Disk) -> None:
     saved = [name for name in left if "checkpoint" in name]
     assert len(saved) == 2 and {len(left[name]) for name in saved} == {size}
     disk.resize(1024)
-    done = quantsr(run, "train", "recipe.toml", "--resume")
+    done = quantsr(tmp_path, "train", "recipe.toml", "--resume")
     assert done.returncode == 0, done.stderr
     ended = load_file(disk.path / "run" / "weights.safetensors")
     assert ended.keys() == whole.keys() and all(np.array_equal(ended[name], whole[name]) for name in whole)
 
 
-def test_packing(run: Path, disk: Disk) -> None:
-    assert quantsr(run, "train", "recipe.toml").returncode == 0
-    weights = disk.path / "run" / "weights.safetensors"
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of a small network, not trained."""
+    torch = pytest.importorskip("torch")
+    from quantsr import checkpoint
+    from quantsr.config import ModelConfig, TrainConfig
+    from quantsr.quant import QuantConfig, calibrate, quantize
+
+    config = TrainConfig(ModelConfig(upscale=2, channels=8, blocks=2), QuantConfig())
+    network = checkpoint.build(config.model)
+    quantize(network, config.quant)
+    calibrate(network, [torch.rand(1, 3, 9, 9)])
+    tensors = {f"ema.{name}": tensor for name, tensor in network.state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save(path, checkpoint.Checkpoint(config, {"ranking": [0, 1], "history": []}, tensors))
+    return path
+
+
+def test_packing(weights: Path, disk: Disk) -> None:
     model = disk.path / "model.safetensors"
-    assert quantsr(run, "pack", weights, "-o", model).returncode == 0
+    assert main(["pack", str(weights), "-o", str(model)]) == 0
     old = model.read_bytes()
     disk.fill(4096)
-    done = quantsr(run, "pack", weights, "-o", model, "--name", "new", "--force")
+    done = quantsr(disk.path, "pack", weights, "-o", model, "--name", "new", "--force")
     assert done.returncode == 5, done.stderr
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert model.read_bytes() == old and not list(disk.path.glob(".*"))
 
 
-def test_a_model_that_may_not_grow(run: Path) -> None:
-    (run / "recipe.toml").write_text(RECIPE.replace("disk/run", "run"))
-    assert quantsr(run, "train", "recipe.toml").returncode == 0
-    done = quantsr(run, "pack", "run/weights.safetensors", "-o", "model.safetensors", most=4096)
+def test_a_model_that_may_not_grow(weights: Path) -> None:
+    folder = weights.parent
+    done = quantsr(folder, "pack", weights, "-o", "model.safetensors", most=4096)
     assert done.returncode == 5 and "File too large" in done.stderr and "Traceback" not in done.stderr
-    assert not list(run.glob("model*")) and not list(run.glob(".*.tmp"))
+    assert not list(folder.glob("model*")) and not list(folder.glob(".*.tmp"))
 
 
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
