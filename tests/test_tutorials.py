@@ -90,6 +90,7 @@ def run(line, page):
     assert program == "quantsr", f"{page.name}: {line}"
     if set(UNTRAINED) & set(arguments):
         arguments += ["--no-check"] if arguments[0] == "upscale" else []
+    arguments += ["--size", "64x48"] if "--size" in arguments else []  # the last one counts
     assert main([*arguments, *TINY.get(arguments[0], [])]) == 0, f"{page.name}: {line}"
 
 
