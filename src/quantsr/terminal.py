@@ -1,7 +1,10 @@
 """What commands tell while they run: a live bar for people, JSON lines for programs."""
 
+import itertools
 import json
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import rich.console
@@ -25,3 +28,19 @@ def bar(console: Console, *columns: ProgressColumn) -> Progress:
 def print_event(event: str, facts: dict[str, Any]) -> None:
     """One object on a line of stdout, at once."""
     print(json.dumps({"event": event} | facts), flush=True)
+
+
+def shown_together(names: Iterable[str]) -> str:
+    """Names of layers in a line: those that differ in whole ranges of indices are one, `body.0-15.conv1`."""
+    indices: dict[str, list[tuple[int, ...]]] = {}
+    for name in names:
+        place = r"(?<=\.)\d+(?=\.)"
+        indices.setdefault(re.sub(place, "{}", name), []).append(tuple(map(int, re.findall(place, name))))
+    return ", ".join(text for pattern, found in indices.items() for text in _ranges(pattern, found))
+
+
+def _ranges(pattern: str, found: list[tuple[int, ...]]) -> list[str]:
+    spans = [range(min(column), max(column) + 1) for column in zip(*found, strict=True)]
+    if set(itertools.product(*spans)) != set(found):
+        return [pattern.format(*index) for index in found]
+    return [pattern.format(*(f"{span[0]}-{span[-1]}" if len(span) > 1 else span[0] for span in spans))]

@@ -7,6 +7,7 @@ from typing import Any
 from quantsr import zoo
 from quantsr.commands.common import usage_errors
 from quantsr.packing import PackedModelError, cost, receptive_radius
+from quantsr.terminal import shown_together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def _text(facts: dict[str, Any]) -> str:
         ("architecture", f"{facts['architecture']}, {facts['channels']} channels, {facts['upsampler']} upsampler"),
         ("scale", f"x{facts['upscale']}"),
         ("bits", f"weights {facts['weight_bits']}, activations {facts['act_bits']} ({facts['quantizer']})"),
-        ("quantized", f"{len(layers)} layers by placement {facts['placement']}: {', '.join(layers)}"),
+        ("quantized", f"{len(layers)} layers by placement {facts['placement']}: {shown_together(layers)}"),
         ("parameters", f"{facts['parameters']:,} weights and biases"),
         ("file", f"{facts['packed_bytes']:,} bytes: " + _listed(facts["bytes_by_part"])),
         ("blocks", _listed({depth: len(kept) for depth, kept in facts["depths"].items()})),
@@ -57,4 +58,10 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {v:,}" if isinstance(v, int) else f"{name} {v}" for name, v in values.items())
+    return ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

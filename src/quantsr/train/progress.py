@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from quantsr.config import TrainConfig
 from quantsr.files import lock
-from quantsr.terminal import Console
+from quantsr.terminal import Console, shown_together
 
 
 class RunLog:
@@ -53,7 +53,7 @@ class RunLog:
         self._write(self._first, {"config": self._config.to_dict(), "quantized_layers": quantized} | data | machine)
         quant = self._config.quant
         kind = f"W{quant.weight_bits}A{quant.act_bits} {quant.quantizer}" if quant else "float"
-        placed = f"placement {quant.placement}: {', '.join(quantized)}" if quant else "no quantized layer"
+        placed = f"placement {quant.placement}: {shown_together(quantized)}" if quant else "no quantized layer"
         self._console.print(f"{kind}; {placed}")
         self._console.print(f"{photos} photographs train, {held_out} are held out for validation")
 
