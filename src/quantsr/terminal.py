@@ -1,4 +1,4 @@
-"""What commands tell while they run: a live bar for people, JSON lines for programs."""
+"""What commands tell: a live bar and layers in a line for people, JSON lines for programs."""
 
 import itertools
 import json
