@@ -53,8 +53,8 @@ def _run(args: argparse.Namespace) -> int:
     except Failure as failure:
         print(f"quantsr: {failure}", file=sys.stderr)
         return failure.code
-    except KeyboardInterrupt:
-        print("quantsr: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["quantsr: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except (NotADirectoryError, IsADirectoryError) as error:
         print(f"quantsr: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from quantsr import train
 from quantsr.train import Trainer
 
 SCRIPT = """
-import json, sys
+import json, os, signal, sys
 import torch
 from quantsr import config, train
 from quantsr.train import distributed
@@ -36,6 +36,19 @@ workers.agree(other)
 torch.save((other.state_dict(), other.ranking), f"{folder}/agreed-{workers.rank}.pt")
 torch.save((loss, gradients), f"{folder}/{workers.rank}.pt")
 train.run(settings)
+tables["run"]["folder"] += "-stopped"
+os.makedirs(tables["run"]["folder"], exist_ok=True)
+trainer = train.Trainer(config.from_dict(tables), workers)
+update = trainer.update
+def asked(*batch):
+    if workers.rank and trainer.step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return update(*batch)
+trainer.update = asked
+try:
+    trainer.train()
+except KeyboardInterrupt as stop:
+    open(f"{folder}/stopped-{workers.rank}", "w").write(str(stop))
 distributed.leave()
 """
 
@@ -83,6 +96,12 @@ def test_two_processes_make_the_step_of_one(tables: dict[str, dict[str, object]]
     for name, tensor in one.tensors.items():
         torch.testing.assert_close(two.tensors[name], tensor, rtol=0.02, atol=2e-3, msg=name)
     assert len(train.read_log(tmp_path / "two")) == len(train.read_log(tmp_path / "one"))  # process 0 alone writes
+
+    stopped = f"saved at step 3 in {tmp_path / 'two-stopped'}; --resume goes on"  # both, though one was asked
+    assert [(tmp_path / f"stopped-{rank}").read_text() for rank in (0, 1)] == [stopped, stopped]
+    assert [path.name for path in checkpoints.saved_steps(tmp_path / "two-stopped")] == [
+        "checkpoint-0000003.safetensors"
+    ]
 
 
 def test_a_batch_must_split_evenly(tables: dict[str, dict[str, object]]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from quantsr import checkpoint as checkpoints
 from quantsr import train
@@ -60,6 +61,48 @@ def test_a_resumed_transformer_ends_bit_equal(make: Make) -> None:
     network, found = checkpoints.load_network(folder_of(whole) / "weights.safetensors")
     assert type(network) is SwinIR and len(quantized_layers(network)) == 16
     assert found.config.quant is not None and found.config.quant.placement == "linears"
+
+
+def asked(config: TrainConfig, step: int, *signals: signal.Signals) -> None:
+    """Runs a training to which signals come while it makes a step."""
+    update = Trainer.update
+
+    def interrupted(trainer: Trainer, lr: Tensor, hr: Tensor) -> float:
+        if trainer.step == step:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return update(trainer, lr, hr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "update", interrupted)
+        train.run(config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_run_that_is_asked_to_stop_loses_no_step(make: Make, number: signal.Signals) -> None:
+    whole, stopped = (make(W4A4, folder=name) for name in ("whole", "stopped"))
+    train.run(whole)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match=r"saved at step 8 in .*stopped; --resume goes on"):
+        asked(stopped, 7, number)
+    assert steps_saved(stopped)[0] == 8
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train.run(stopped, resume=True)
+    assert_same_end(whole, stopped)
+
+
+def test_asked_twice_it_ends_at_once(make: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        asked(make(W4A4), 7, signal.SIGINT, signal.SIGINT)
+    assert steps_saved(make(W4A4))[0] == 5
+
+
+def test_no_stage_begins_after_a_stop(make: Make) -> None:
+    stages = two_stages(make, 4, W4A4)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "export", lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
+        list(train.run_stages(stages))
+    assert not folder_of(stages[1]).exists()
 
 
 @pytest.mark.parametrize("torn", [True, False], ids=["torn", "a flipped bit"])
@@ -297,7 +340,7 @@ def test_minutes_stop_the_run_with_a_checkpoint(make: Make, monkeypatch: pytest.
     train.run(whole)
     clock = iter(range(0, 10_000, 10))  # ten seconds at every look
     with monkeypatch.context() as patch:
-        patch.setattr("quantsr.train.trainer.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        patch.setattr("quantsr.train.stopping.time", SimpleNamespace(monotonic=lambda: next(clock)))
         trainer = train.run(timed, minutes=1.25)
     assert trainer.step == 7
     assert steps_saved(timed) == [7, 5]

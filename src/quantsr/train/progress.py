@@ -129,7 +129,7 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("run.tensorboard needs the extra `log`: pip install 'quantsr[log]'") from error
+        raise ImportError("run.tensorboard needs the extra log: pip install '.[log]' in the source folder") from error
     return SummaryWriter
 
 

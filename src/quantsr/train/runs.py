@@ -24,14 +24,16 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     """Trains as configured; the folder afterwards holds log, checkpoints and, once done, `weights.safetensors`.
 
     Raises FileExistsError if the folder already holds a run and `resume` is False or while another process trains
-    there, and ConfigError without its device.
+    there, ConfigError without its device, and KeyboardInterrupt, with a checkpoint, after Ctrl-C or SIGTERM.
     """
     _require_device(config)
     _require_folder(config, resume)
     Path(config.run.folder).mkdir(parents=True, exist_ok=True)
     workers = distributed.join(config.run.device)
     trainer = Trainer(config, workers)
-    if resume and trainer.resume():
+    if resume and not trainer.resume():
+        log.info("no checkpoint in %s yet: it begins at step 0", config.run.folder)
+    elif resume:
         halved = f", at 1/{2**trainer.rollbacks} of the learning rate" if trainer.rollbacks else ""
         log.info("resumed at step %d%s", trainer.step, halved)
     trainer.train(minutes)

@@ -9,7 +9,6 @@ CPU a resumed run ends bit-equal to an unbroken one. Under torchrun several proc
 import copy
 import logging
 import math
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +32,7 @@ from quantsr.train.losses import Objective, trained_depths
 from quantsr.train.optimizers import Optimizer, learning_rate
 from quantsr.train.progress import RunLog, Silent
 from quantsr.train.start import start_network
+from quantsr.train.stopping import Stop
 from quantsr.train.teachers import load_teacher
 
 log = logging.getLogger(__name__)
@@ -84,28 +84,33 @@ class Trainer:
     def train(self, minutes: float | None = None) -> None:
         """Runs to the last step, or stops after some minutes with a checkpoint; exports weights at the end.
 
-        A run that has ended stays as it is.
+        A run that has ended stays as it is. Raises KeyboardInterrupt when asked to stop, with a checkpoint too.
         """
         if self.step >= self.config.optim.steps and self._exported():
             return
-        deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
         log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
+        with Stop(minutes, self.workers) as stop:
+            self._train(log_of_run, stop)
+        if stop.asked:
+            raise KeyboardInterrupt(f"saved at step {self.step} in {self.folder}; --resume goes on")
+
+    def _train(self, log_of_run: RunLog | Silent, stop: Stop) -> None:
         with log_of_run as journal:
             count = sum(photo.size == 1 for photo in self.train_photos)
             journal.describe(list(quantized_layers(self.network)), count, len(self.val_photos))
             if self.workers.rank == 0:
                 remove_leftovers(self.folder)
-            while why := self._advance(journal, deadline):
+            while why := self._advance(journal, stop):
                 self._roll_back(why)
         self.save()
         if self.step >= self.config.optim.steps:
             self.export()
 
-    def _advance(self, journal: RunLog | Silent, deadline: float) -> str:
-        """Trains to the last step or the deadline; returns "", or why the run must roll back."""
+    def _advance(self, journal: RunLog | Silent, stop: Stop) -> str:
+        """Trains to the last step or until a stop is due; returns "", or why the run must roll back."""
         run, total, bad = self.config.run, self.config.optim.steps, 0
         with _prefetched(self) as batches:
-            while self.step < total and not self._late(deadline):
+            while self.step < total and not stop.due():
                 loss = self.update(*next(batches))
                 bad = 0 if math.isfinite(loss) else bad + 1
                 if bad > run.max_bad_steps:
@@ -127,9 +132,6 @@ class Trainer:
         if not self.workers.any(not sound):
             return ""
         return f"step {self.step}: non-finite values in the weights, their average or the optimiser"
-
-    def _late(self, deadline: float) -> bool:
-        return deadline < math.inf and self.workers.any(time.monotonic() >= deadline)
 
     def _roll_back(self, why: str) -> None:
         """Goes on from the last checkpoint at half the learning rate. Raises TrainingDiverged if that was in vain."""
