@@ -84,7 +84,7 @@ def test_each_instruction_set_up_to_the_limit(tmp_path: Path) -> None:
     assert [row["engine"] for row in found["rows"]] == ["quantsr", f"quantsr-{limit}"]
     assert all(limit in kernel for row in found["rows"] for kernel in row["kernels"])
     assert found["left_out"].keys() == PEERS.keys()
-    assert 'pip install "quantsr[bench]"' in found["left_out"]["openvino-int8"]
+    assert 'pip install ".[bench]"' in found["left_out"]["openvino-int8"]
 
 
 def test_peers_and_parts_that_a_transformer_cannot_have_are_named(

@@ -451,3 +451,11 @@ def test_evaluate_bicubic_and_a_missing_set(tmp_path: Path, capsys: pytest.Captu
     assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set5"]) == 0
     assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set14"]) == 2
     assert "wanted 14" in capsys.readouterr().err
+
+
+def test_scoring_with_torch_tells_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["evaluate", "-n", "quantsr-c-x2-w2a2", "--data", ".", "--backend", "torch"]) == 2
+    assert "needs the extra train" in capsys.readouterr().err

@@ -577,4 +577,4 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.delitem(sys.modules, "quantsr.video.clip")
     assert enlarge(tmp_path / "a.mkv", "-o", tmp_path / "b.mkv") == 2
-    assert "pip install 'quantsr[video]'" in capsys.readouterr().err
+    assert 'pip install ".[video]"' in capsys.readouterr().err

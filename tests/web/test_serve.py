@@ -31,7 +31,7 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["serve"]) == 2
-    assert "pip install 'quantsr[web]'" in capsys.readouterr().err
+    assert 'pip install ".[web]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module, never", [("quantsr.cli", "fastapi"), ("quantsr.web.server", "torch")])

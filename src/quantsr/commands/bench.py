@@ -1,9 +1,9 @@
 """Measure the engine against other runtimes on the same network, in one interleaved run.
 
-Runtimes that are not installed, or cannot run the network, are named and left out; pip install "quantsr[bench]" gets
-them. Without --model the network has random weights in the shape of EDSR, W4A4, x4. Peers get the same weights as
-floats. With --photo, a trained network runs on the photo, which was reduced before, and the tables show PSNR. More:
-docs/benchmarks.md.
+Runtimes that are not installed, or cannot run the network, are named and left out; pip install ".[bench]" in the
+source folder gets them. Without --model the network has random weights in the shape of EDSR, W4A4, x4.
+Peers get the same weights as floats. With --photo, a trained network runs on the photo, which was reduced before, and
+the tables show PSNR. More: docs/benchmarks.md.
 """
 
 import argparse
@@ -21,7 +21,17 @@ from quantsr.bench.measure import LIMITS
 from quantsr.bench.parts import PARTS, TAILS
 from quantsr.bench.rows import Row
 from quantsr.bench.run import Run
-from quantsr.commands.common import NONE_DONE, SOME_FAILED, USAGE, Failure, natural, positive, threads, usage_errors
+from quantsr.commands.common import (
+    NONE_DONE,
+    SOME_FAILED,
+    USAGE,
+    Failure,
+    how_to_install,
+    natural,
+    positive,
+    threads,
+    usage_errors,
+)
 from quantsr.engine import available_isas
 from quantsr.files import write_atomically
 from quantsr.packing.program import FLOAT_BITS, PackedModel, PackedModelError
@@ -129,7 +139,7 @@ def _engines(args: argparse.Namespace, limit: str | None, network: Network) -> t
     for name in args.engines or [OURS, FAST, *each, *PEERS]:
         engine = known[name]
         if missing := engine.missing():
-            left_out[name] = f'needs {", ".join(missing)}: pip install "quantsr[bench]"'
+            left_out[name] = f"needs {', '.join(missing)}: {how_to_install('bench')}"
         elif engine.bf16 and (limit or not machine.multiplies_bf16()):
             left_out[name] = "no bfloat16 instructions, or not within --max-isa"
         elif engine.settings.get("isa", allowed[0]) not in allowed:

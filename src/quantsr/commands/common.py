@@ -39,6 +39,11 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise Failure(error, USAGE) from error
 
 
+def how_to_install(extra: str) -> str:
+    """Of this project's folder: there is no package of this name to be had by name."""
+    return f'pip install ".[{extra}]" in the source folder of quantsr'
+
+
 @contextmanager
 def extra_needed(doing: str, extra: str, *packages: str) -> Iterator[None]:
     """Around imports that need an extra: where one of its packages is missing, one line says what to install."""
@@ -47,7 +52,7 @@ def extra_needed(doing: str, extra: str, *packages: str) -> Iterator[None]:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in packages:
             raise
-        raise Failure(f"{doing} needs the extra {extra} ({error}): pip install 'quantsr[{extra}]'", USAGE) from error
+        raise Failure(f"{doing} needs the extra {extra} ({error}): {how_to_install(extra)}", USAGE) from error
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:

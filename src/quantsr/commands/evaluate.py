@@ -17,7 +17,7 @@ from typing import Any
 
 from quantsr import images, zoo
 from quantsr.backends import BACKENDS, engine, of_network
-from quantsr.commands.common import USAGE, Failure, add_threads, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _require_use(args)
+    if args.backend == "torch":
+        with extra_needed("--backend torch", "train", "torch"):
+            import torch  # noqa: F401
     return _zoo(args) if args.zoo else _one(args)
 
 
