@@ -188,6 +188,21 @@ def test_usage_errors(model: Path, photo: Path, extra: list[str]) -> None:
     assert code == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["upscale -", "upscale a.png -o -", "upscale a.png --report -", "pack - -o a", "pack a -o -", "export a -o -",
+     "export a --photo -", "evaluate --zoo --data . --json -"],
+)  # fmt: skip
+def test_a_dash_is_no_name(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.endswith("got -, wanted a name: nothing is read from stdin or written to stdout\n")
+
+
 @pytest.mark.parametrize("number", ["1025", "2000", "99999999999"])
 @pytest.mark.parametrize("command", ["upscale", "evaluate", "bench", "serve"])
 def test_too_many_threads(command: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:

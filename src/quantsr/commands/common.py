@@ -100,7 +100,7 @@ def model_hash(args: argparse.Namespace) -> str:
 def add_output(parser: argparse.ArgumentParser, *, default: str = "") -> None:
     """-o and --force, for `new_file`. default: what --help says of it; without, -o is required."""
     help = f"default: {default}" if default else None
-    parser.add_argument("-o", "--output", type=Path, required=not default, metavar="FILE", help=help)
+    parser.add_argument("-o", "--output", type=place, required=not default, metavar="FILE", help=help)
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
@@ -128,6 +128,13 @@ class terminated_as_interrupted:
     @staticmethod
     def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
+
+
+def place(text: str) -> Path:
+    """argparse type: a path. A single dash means a pipe to other programs; here it would become a file's name."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("got -, wanted a name: nothing is read from stdin or written to stdout")
+    return Path(text)
 
 
 def positive(text: str) -> int:

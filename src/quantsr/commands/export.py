@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantsr import photos, pixels, zoo
-from quantsr.commands.common import Failure, add_output, extra_needed, new_file, usage_errors
+from quantsr.commands.common import Failure, add_output, extra_needed, new_file, place, usage_errors
 from quantsr.engine import Engine
 from quantsr.images import Float32
 from quantsr.packing.fast import picture
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=_size, metavar="WxH", help="of the image, such as 320x240; only a transformer's graph holds it"
     )
-    parser.add_argument("--photo", type=Path, metavar="FILE", help="what to compare on; default: a made-up picture")
+    parser.add_argument("--photo", type=place, metavar="FILE", help="what to compare on; default: a made-up picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

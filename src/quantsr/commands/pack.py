@@ -1,14 +1,13 @@
 """Pack a trained checkpoint into one file of low-bit codes that the engine runs."""
 
 import argparse
-from pathlib import Path
 
-from quantsr.commands.common import add_output, extra_needed, new_file, usage_errors
+from quantsr.commands.common import add_output, extra_needed, new_file, place, usage_errors
 from quantsr.packing.file import write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="weights.safetensors or a checkpoint of a run")
+    parser.add_argument("checkpoint", type=place, help="weights.safetensors or a checkpoint of a run")
     add_output(parser)
     parser.add_argument("--name", help="default: the name of FILE")
     parser.add_argument("--licence", default="", help="licence of the weights, as an SPDX expression")

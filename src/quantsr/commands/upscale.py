@@ -31,6 +31,7 @@ from quantsr.commands.common import (
     add_network,
     load_model,
     model_hash,
+    place,
     positive,
     terminated_as_interrupted,
     usage_errors,
@@ -40,12 +41,12 @@ from quantsr.streams import heard_or_not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="an image file, or a folder of them")
+    parser.add_argument("inputs", nargs="*", type=place, metavar="INPUT", help="an image file, or a folder of them")
     parser.add_argument(
-        "-i", "--input", nargs="+", action="extend", type=Path, default=[], dest="more", metavar="INPUT",
+        "-i", "--input", nargs="+", action="extend", type=place, default=[], dest="more", metavar="INPUT",
         help="INPUT as an option, as other upscalers have it",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: beside each input")
+    parser.add_argument("-o", "--output", type=place, metavar="OUT", help="default: beside each input")
     parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")
     add_network(parser).add_argument(
         "--within", type=_seconds, metavar="S", help="the deepest that does all in S seconds, measured"
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     parser.add_argument("--no-check", action="store_true", help="do not compare results with their inputs")
     parser.add_argument("--json", action="store_true", help="tell the progress as JSON lines on stdout")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each file there, as JSON")
+    parser.add_argument("--report", type=place, metavar="FILE", help="write what became of each file there, as JSON")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
