@@ -105,7 +105,8 @@ def test_resume_passes_over_what_is_finished(folder: Path, tmp_path: Path, capsy
     assert upscale(folder, "-o", out, "-r") == 0
     before = {path: path.stat().st_ino for path in out.rglob("*_x2*")}
     assert upscale(folder, "-o", out, "-r") == 4  # nothing is overwritten
-    capsys.readouterr()
+    advice = "a_x2.png exists; pass --resume to pass over what is done, or --force to overwrite it"
+    assert advice in capsys.readouterr().err
     assert upscale(folder, "-o", out, "-r", "--resume") == 0
     assert "6 skipped" in capsys.readouterr().err
     (out / "a_x2.png").unlink()  # gone
@@ -113,7 +114,7 @@ def test_resume_passes_over_what_is_finished(folder: Path, tmp_path: Path, capsy
     os.utime(folder / "b.jpg")  # a newer input
     assert upscale(folder, "-o", out, "-r", "--resume") == 3
     err = capsys.readouterr().err
-    assert "2 done, 3 skipped, 1 failed" in err and "gray_x2.tif exists" in err
+    assert "2 done, 3 skipped, 1 failed" in err and "gray_x2.tif exists; pass --force to overwrite it" in err
     now = {path: path.stat().st_ino for path in before}
     assert [p.name for p in before if before[p] != now[p]] == ["a_x2.png", "b_x2.jpg"] or len(before) == len(now)
     assert upscale(folder, "-o", out, "-r", "--resume", "--depth", "half", "--force") == 0

@@ -167,9 +167,10 @@ class Batch:
             return
         if identity(target) in self._identities:
             raise FileExistsError(f"{job.source}: not written over the input {target}; choose another -o")
-        known = self.settings.resume and self.journal is not None and self.journal.ours(target)
-        if not known and not self.settings.force:
-            raise FileExistsError(f"{job.source}: {target} exists; pass --force to overwrite it")
+        known = self.journal is not None and self.journal.ours(target)
+        if not (known and self.settings.resume) and not self.settings.force:
+            goes_on = "--resume to pass over what is done, or " if known else ""
+            raise FileExistsError(f"{job.source}: {target} exists; pass {goes_on}--force to overwrite it")
 
     def _memory_for_tiles(self, job: Job) -> int | None:
         """Bytes for the tiles, None if ample. Raises TooLittleMemory, before the pixels are read."""
