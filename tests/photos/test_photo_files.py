@@ -255,6 +255,18 @@ def test_animations_are_refused(tmp_path: Path, picture: Picture, suffix: str) -
             look(tmp_path / f"a.{suffix}")
 
 
+def test_too_large_a_picture_is_told_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">II", data, 16, 20_000, 20_000)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    for look in (photos.read, photos.probe):
+        with pytest.raises(PhotoError, match=r"a\.png: got 400 megapixels, wanted at most 178; cut it"):
+            look(path)
+
+
 def test_a_still_gif_and_a_cameras_mpo(tmp_path: Path, picture: Picture) -> None:
     first, preview = (Image.fromarray(picture(16, 24, seed)) for seed in (0, 1))
     first.quantize(8).save(tmp_path / "a.gif")

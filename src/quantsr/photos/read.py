@@ -6,6 +6,7 @@ checks of damaged files, and costs no dependency.
 """
 
 import io
+import math
 import os
 import re
 import sys
@@ -91,11 +92,21 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
         raise PhotoError(f"{os.fspath(path)}: is a folder, wanted an image file") from None
     except (PhotoError, PermissionError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"{os.fspath(path)}: {_too_large(error)}; cut it into parts first") from error
     except UnidentifiedImageError as error:
         wanted = f"{', '.join(READERS[:-1])} or {READERS[-1]}"
         raise PhotoError(f"{os.fspath(path)}: not a readable image; wanted a whole {wanted}") from error
     except Exception as error:  # decoders fail in many ways on damaged files
         raise PhotoError(f"{os.fspath(path)}: not a readable image ({error or type(error).__name__})") from error
+
+
+def _too_large(error: Image.DecompressionBombError) -> str:
+    """Nothing but the words of Pillow's error has the numbers: pixels of the file, and how many are read."""
+    numbers = [int(number) / 1e6 for number in re.findall(r"\d+", str(error))]
+    if len(numbers) != 2:
+        return f"got too large a picture ({error})"
+    return f"got {math.ceil(numbers[0])} megapixels, wanted at most {int(numbers[1])}"
 
 
 def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
