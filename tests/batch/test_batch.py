@@ -519,11 +519,13 @@ def test_within_counts_each_result_as_it_will_be_encoded(monkeypatch: pytest.Mon
 def test_within_measures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["upscale", *OPTIONS[:2], str(folder), "-o", str(tmp_path / "out"), "-r"]
     assert main([*arguments, "--within", "100"]) == 0
-    assert "depth full: about" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("depth full: about")
     assert main([*arguments, "--within", "100", "--resume"]) == 0
     assert "6 skipped" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--within", "-1"])
+    assert main([*arguments, "--within", "0.001", "--force"]) == 0
+    assert capsys.readouterr().out.startswith("does not fit in 0.001 s; depth quarter: about 0 s")
 
 
 # ---- interrupted, killed

@@ -133,8 +133,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality, args.tile)
         batch.settings = dataclasses.replace(settings, depth=chosen)
         if not args.json:
+            late = f"does not fit in {args.within:g} s; " if estimate > args.within else ""
             with heard_or_not():
-                print(f"depth {chosen}: about {estimate:.0f} s", flush=True)
+                print(f"{late}depth {chosen}: about {estimate:.0f} s", flush=True)
     try:
         batch.require_disk()
     except NoRoom as error:
