@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import rich.console
+from rich.file_proxy import FileProxy
 from rich.progress import Progress, ProgressColumn
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}  # for `Console.print` of file names
@@ -23,6 +24,14 @@ def bar(console: Console, *columns: ProgressColumn) -> Progress:
     """A bar on stderr if that is a terminal; a stdout that leads elsewhere keeps its lines."""
     shown = sys.stderr.isatty()
     return Progress(*columns, console=console, disable=not shown, transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def print_line(console: Console, line: str) -> None:
+    """On stdout, file names whole: while a bar has taken over stdout, its console would break the line at its width."""
+    if isinstance(sys.stdout, FileProxy):
+        console.print(line, **PLAIN)
+    else:
+        print(line, flush=True)
 
 
 def print_event(event: str, facts: dict[str, Any]) -> None:

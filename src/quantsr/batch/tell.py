@@ -15,7 +15,7 @@ from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, Outcome
 from quantsr.files import identity, require_folder, write_atomically
 from quantsr.streams import heard_or_not
-from quantsr.terminal import PLAIN, Console, bar, print_event
+from quantsr.terminal import PLAIN, Console, bar, print_event, print_line
 
 
 class Teller(Protocol):
@@ -159,15 +159,15 @@ class ForPeople:
             self._console.print(f"quantsr: {printable(outcome.error)}", style="red", **PLAIN)
         elif outcome.status == "done":
             size = f"{outcome.width}x{outcome.height}  {outcome.seconds:.1f} s"
-            print(f"{printable(job.source)} -> {printable(job.target)}  {size}", flush=True)
+            print_line(self._console, f"{printable(job.source)} -> {printable(job.target)}  {size}")
 
     def end(self, outcomes: list[Outcome], state: str) -> None:
         self._bar.stop()
         facts = totals(outcomes, self._jobs, state)
         if facts["files"] > 1 or facts["skipped"]:
             counts = ", ".join(f"{facts[key]} {key}" for key in ("done", "skipped", "failed", "left") if facts[key])
-            speed = facts["megapixels"] / facts["seconds"] if facts["seconds"] else 0
-            self._console.print(f"{counts or 'nothing to do'}; {speed:.2f} megapixels/s", **PLAIN)
+            speed = f"; {facts['megapixels'] / facts['seconds']:.2f} megapixels/s" if facts["megapixels"] else ""
+            self._console.print(f"{counts or 'nothing to do'}{speed}", **PLAIN)
         if state != "complete" and self._resumable:
             self._console.print("the same command with --resume goes on from here", **PLAIN)
 
