@@ -94,7 +94,16 @@ def test_memory(model: Path, photo: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    "text, expected", [("1GiB", 2**30), ("800MB", 800 * 10**6), ("1.5GiB", 3 * 2**29), ("512", 512), ("2k", 2000)]
+    "text, expected",
+    [
+        ("1GiB", 2**30),
+        ("800MB", 800 * 10**6),
+        ("1.5GiB", 3 * 2**29),
+        ("512", 512),
+        ("2k", 2000),
+        ("1.5g", 15 * 10**8),
+        ("1gib", 2**30),
+    ],
 )
 def test_amounts_of_memory(text: str, expected: int) -> None:
     assert size_in_bytes(text) == expected

@@ -445,6 +445,16 @@ def test_resuming_where_nothing_is_left_is_no_failure(tmp_path: Path) -> None:
     assert upscale(tmp_path / "in", "-o", tmp_path / "out", "--resume") == 0
 
 
+def test_a_quality_that_changes_nothing_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "--quality changes nothing: no result is one of JPEG, WEBP, AVIF"
+    assert upscale(folder, "-o", tmp_path / "png", "-f", "png", "--quality", 50) == 0
+    assert told in capsys.readouterr().err
+    assert upscale(folder, "-o", tmp_path / "own", "--quality", 50) == 0  # a.png and b.jpg
+    assert told not in capsys.readouterr().err
+
+
 # ---- the report
 
 
@@ -455,6 +465,7 @@ def test_the_report_tells_what_made_the_pictures(folder: Path, tmp_path: Path) -
     assert {key: settings[key] for key in ("model", "scale", "fast", "tta", "format", "depth")} == {
         "model": "quantsr-c-x2-w4a4", "scale": 2, "fast": False, "tta": False, "format": "jpg", "depth": "quarter",
     }  # fmt: skip
+    assert settings["asked_depth"] == "quarter"
 
 
 def test_no_report_is_written_over_another_file(

@@ -163,7 +163,7 @@ def threads(text: str) -> int:
 
 def size_in_bytes(text: str) -> int:
     """argparse type: an amount of memory such as 800MB, 1GiB or 1.5GiB."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d*)?|\.\d+)\s*([kKMGT]?)(i?)B?", text)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d*)?|\.\d+)\s*([KMGT]?)(i?)B?", text, re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted an amount such as 800MB or 1GiB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))

@@ -17,7 +17,7 @@ from typing import Any
 
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse, deciding
-from quantsr.batch.plan import FIELDS, TEMPLATE, Naming, PlanError, plan, shard_of
+from quantsr.batch.plan import FIELDS, TEMPLATE, Job, Naming, PlanError, plan, shard_of
 from quantsr.batch.resources import printable
 from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
@@ -114,6 +114,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         passed_over: Counter[str] = Counter()
         every = plan(inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
         _tell_of_the_rest(args, inputs[0], bool(every), passed_over)
+        _tell_of_quality(args, every)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
         many = len(inputs) > 1 or any(path.is_dir() for path in inputs)
         into_folder = bool(every) and every[0].root is not None
@@ -157,6 +158,15 @@ def _tell_of_the_rest(args: argparse.Namespace, first: Path, found: bool, passed
             print(f"quantsr: {'; '.join(parts)}", file=sys.stderr)
 
 
+def _tell_of_quality(args: argparse.Namespace, jobs: list[Job]) -> None:
+    """One line if --quality is given for nothing."""
+    kinds = [photos.format_of(job.target) for job in jobs]
+    if args.quality is not None and kinds and not any(kind and kind.quality for kind in kinds):
+        lossy = ", ".join(kind.name for kind in photos.FORMATS.values() if kind.quality)
+        with heard_or_not():
+            print(f"quantsr: --quality changes nothing: no result is one of {lossy}", file=sys.stderr)
+
+
 def _journal(args: argparse.Namespace, settings: dict[str, Any]) -> Journal:
     try:
         return Journal(args.output, settings, args.shard)
@@ -189,7 +199,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 def _record(args: argparse.Namespace, batch: Batch, depth: str) -> dict[str, Any]:
     """The settings, for the report."""
     network = {"model": args.model, "scale": batch.model.scale, "fast": args.fast, "tta": args.tta}
-    return network | {"format": args.format} | dataclasses.asdict(batch.settings) | {"asked depth": depth}
+    return network | {"format": args.format} | dataclasses.asdict(batch.settings) | {"asked_depth": depth}
 
 
 def _exit_code(outcomes: list[Outcome]) -> int:
