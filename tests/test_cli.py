@@ -353,10 +353,29 @@ def test_a_full_disk_behind_stdout(unbuffered: str) -> None:
     assert done.returncode == 5 and done.stderr.strip().endswith(b"No space left on device")
 
 
-def test_models_lists_one_name_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_a_table_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    table = capsys.readouterr().out
+    assert table in Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    heading, *lines = table.splitlines()
+    assert heading.split() == ["name", "scale", "bits", "network", "blocks", "PSNR,", "Set14", "file"]
     assert [line.split()[0] for line in lines] == zoo.bundled()
+    assert [line.split()[0] for line in lines if line.endswith("default")] == [zoo.default_name(4)]
+    psnr = zoo.stored("quantsr-t-x2-w4a4")["scores"]["full"]["Set14"]["psnr"]
+    (told,) = (line for line in lines if line.startswith("quantsr-t-x2-w4a4"))
+    assert "transformer" in told and f" {psnr:.2f} dB " in told
+    assert main(["models", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert {model["scale"]: model["name"] for model in models if model["default"]} == {
+        scale: zoo.default_name(scale) for scale in (2, 3, 4)
+    }
+    assert all(model["scores"] == zoo.stored(model["name"])["scores"] for model in models)
+
+
+def test_info_tells_the_stored_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "quantsr-c-x4-w4a4"]) == 0
+    psnr = zoo.stored("quantsr-c-x4-w4a4")["scores"]["half"]["Set5"]["psnr"]
+    assert re.search(rf"^PSNR +at half depth: Set5 {psnr:.2f} dB, Set14", capsys.readouterr().out, re.MULTILINE)
 
 
 def make_set5(root: Path) -> None:

@@ -26,14 +26,19 @@ def describe(model: str) -> dict[str, Any]:
     """All facts of a model; work is counted for a 320x180 input by the definition in `packing.cost`."""
     packed = zoo.load_packed(model)
     costs = {depth: cost.cost(program, packed.tensors) for depth, program in packed.programs.items()}
-    return packed.info | {
-        "packed_bytes": zoo.find(model).stat().st_size,
-        "bytes_by_part": cost.parts(packed),
-        "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
-        "macs": {depth: found.macs for depth, found in costs.items()},
-        "bitops": {depth: found.bitops for depth, found in costs.items()},
-        "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",
-    }
+    scores = {"scores": zoo.stored(model)["scores"]} if model in zoo.bundled() else {}
+    return (
+        packed.info
+        | scores
+        | {
+            "packed_bytes": zoo.find(model).stat().st_size,
+            "bytes_by_part": cost.parts(packed),
+            "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
+            "macs": {depth: found.macs for depth, found in costs.items()},
+            "bitops": {depth: found.bitops for depth, found in costs.items()},
+            "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",
+        }
+    )
 
 
 def _text(facts: dict[str, Any]) -> str:
@@ -51,10 +56,15 @@ def _text(facts: dict[str, Any]) -> str:
         ("BitOPs", _listed({d: f"{v / 1e9:,.0f} G" for d, v in facts["bitops"].items()})),
         ("", f"counted for {facts['counted_for']}"),
         ("receptive radius", _listed(facts["receptive_radius"]) + " LR pixels"),
+        *(("PSNR", f"at {depth} depth: {_psnr(sets)}") for depth, sets in facts.get("scores", {}).items()),
         *(("trained", _listed(stage)) for stage in facts["training"].get("stages", [])),
         ("licence", facts["licence"] or "not stated"),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def _psnr(sets: dict[str, dict[str, float]]) -> str:
+    return _listed({name: f"{score['psnr']:.2f} dB" for name, score in sets.items()})
 
 
 def _listed(values: dict[str, Any]) -> str:
