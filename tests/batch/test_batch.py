@@ -404,6 +404,19 @@ def test_an_input_under_another_name_is_not_written_over(folder: Path, capsys: p
     assert (folder / "a_x2.png").samefile(folder / "a.png") and (folder / "a.png").read_bytes() == before
 
 
+def test_the_same_command_again_enlarges_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    assert upscale(*tmp_path.glob("*.png")) == 0
+    assert capsys.readouterr().err.startswith("2 done")
+    Image.new("L", (9, 9)).save(tmp_path / "c.png")
+    assert upscale(*sorted(tmp_path.glob("*.png"))) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "quantsr: passed over: result of another input 2"
+    assert told[1].endswith("a_x2.png exists; pass --force to overwrite it") and told[3].startswith("1 done, 2 failed")
+    assert sorted(results(tmp_path)) == ["a.png", "a_x2.png", "b.png", "b_x2.png", "c.png", "c_x2.png"]
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp", "jpg"])
 def test_a_resolution_beyond_all_formats_stops_nothing(tmp_path: Path, picture: Picture, kind: str) -> None:
     (tmp_path / "in").mkdir()

@@ -136,6 +136,18 @@ def test_a_file_that_is_named_twice_is_one_job(tmp_path: Path) -> None:
     assert len(plan([absent, absent], None, NAMING)) == 1
 
 
+def test_results_of_other_inputs_are_passed_over(tmp_path: Path) -> None:
+    """As `*.jpg` finds them, run again."""
+    files = [tmp_path / name for name in ("a.jpg", "a_x4.jpg", "a_x4_x4.jpg", "b.jpg", "c_x4.jpg")]
+    for out in (None, tmp_path / "." / "sub" / ".."):
+        jobs = plan(files, out, NAMING, passed_over=(passed_over := Counter()))
+        assert [job.source.name for job in jobs] == ["a.jpg", "b.jpg", "c_x4.jpg"]
+        assert passed_over == {planning.RESULT: 2}
+    assert len(plan(files, tmp_path / "out", NAMING)) == 5
+    own = Naming(4, "m", "full", "{stem}{suffix}")
+    assert len(plan(files, None, own)) == 5  # each refused in its turn, as an input is never overwritten
+
+
 def test_names_that_differ_in_case_meet_where_case_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / "a.png", tmp_path / "A.png"]
     assert len(plan(files, tmp_path / "out", NAMING)) == 2

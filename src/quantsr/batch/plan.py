@@ -17,6 +17,7 @@ from quantsr.photos.source import kind_of
 TEMPLATE = "{stem}_x{scale}{suffix}"
 # Suffixes of files that are not written: nobody means a folder by such a name.
 NOT_WRITTEN = (*UNREAD, ".gif", ".mkv", ".mp4", ".pdf", ".webm")
+RESULT = "result of another input"  # as `quantsr upscale *.jpg` finds them, run again
 FIELDS = ("stem", "name", "scale", "model", "depth", "suffix")
 
 
@@ -94,10 +95,10 @@ def plan(
     """The jobs in the order of the inputs, folders sorted; a file that is named twice is one job.
 
     A folder is searched for files with the suffix of a photograph; hidden files, links, pipes and `output` itself are
-    passed over. One that cannot be searched is a job that tells so. passed_over: takes how many pictures of each suffix
-    that is not read a folder holds, and how many links, pipes and so on under the name of a photograph. Raises
-    PlanError if two inputs would meet in one file, or inputs and output do not fit together; NotADirectoryError if a
-    file lies where a folder is to be made.
+    passed over. One that cannot be searched is a job that tells so. An input in the place of another's result is passed
+    over too. passed_over: takes how many pictures of each suffix that is not read a folder holds, how many links, pipes
+    and so on under the name of a photograph, and how many a RESULT. Raises PlanError if two inputs would meet in one
+    file, or inputs and output do not fit together; NotADirectoryError if a file lies where a folder is to be made.
     """
     passed_over = Counter() if passed_over is None else passed_over
     if output is not None and format_of(output) and not output.is_dir():
@@ -110,7 +111,7 @@ def plan(
         if output is not None:
             require_folder(output)
         jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive, passed_over)]
-    return _apart(jobs)
+    return _without_results(_apart(jobs), passed_over)
 
 
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
@@ -190,6 +191,15 @@ def _apart(jobs: list[Job]) -> list[Job]:
                 f"{other.source} and {job.source} would both be written to {job.target}; {advice}give each its own -o"
             )
     return apart
+
+
+def _without_results(jobs: list[Job], passed_over: Counter[str]) -> list[Job]:
+    """Without those whose source lies where another's result goes; such a file is no input then."""
+    by_target = {os.path.abspath(job.target): job for job in jobs}
+    left = [job for job in jobs if by_target.get(os.path.abspath(job.source), job) is job]
+    if len(left) < len(jobs):
+        passed_over[RESULT] += len(jobs) - len(left)
+    return left
 
 
 def _ignores_case(folder: Path) -> bool:

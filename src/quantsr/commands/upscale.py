@@ -17,7 +17,7 @@ from typing import Any
 
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse, deciding
-from quantsr.batch.plan import FIELDS, TEMPLATE, Job, Naming, PlanError, plan, shard_of
+from quantsr.batch.plan import FIELDS, RESULT, TEMPLATE, Job, Naming, PlanError, plan, shard_of
 from quantsr.batch.resources import printable
 from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
@@ -147,11 +147,11 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
 
 
 def _tell_of_the_rest(args: argparse.Namespace, first: Path, found: bool, passed_over: Counter[str]) -> None:
-    """One line of what a folder holds that is not taken for a photograph, or of none at all."""
+    """One line of what is not taken for a photograph to enlarge, or of none at all."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(passed_over.items()))
-    rest = f"passed over: {kinds}; wanted plain files of {', '.join(photos.READABLE)}"
     parts = [] if found else [f"no photographs in {printable(first)}"]
-    parts += [rest] if passed_over else []
+    parts += [f"passed over: {kinds}"] if passed_over else []
+    parts += [f"wanted plain files of {', '.join(photos.READABLE)}"] if passed_over.keys() - {RESULT} else []
     parts += [] if found or args.recursive else ["-r looks in its folders too"]
     if parts:
         with heard_or_not():
