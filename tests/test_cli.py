@@ -212,6 +212,24 @@ def test_a_dash_is_no_name(
     assert capsys.readouterr().err.endswith("got -, wanted a name: nothing is read from stdin or written to stdout\n")
 
 
+def test_what_is_not_understood_is_told_with_the_usage_of_the_command(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    photo.rename("-dash.png")
+    for words, told in (
+        (["upscale", "a.jpg", "-g", "0"], "-g 0"),
+        (["upscale", "-dash.png"], "-dash.png; the file of that name is ./-dash.png"),
+        (["models", "more"], "more"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        usage, *_, last = capsys.readouterr().err.splitlines()
+        assert usage.startswith(f"usage: quantsr {words[0]} ")
+        assert last == f"quantsr {words[0]}: error: unrecognized arguments: {told}"
+
+
 @pytest.mark.parametrize("number", ["1025", "2000", "99999999999"])
 @pytest.mark.parametrize("command", ["upscale", "evaluate", "bench", "serve"])
 def test_too_many_threads(command: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ permission, 130 interrupted, 141 nobody reads any more what is told.
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     try:
         try:
-            return _run(_parser().parse_args(arguments))
+            return _run(_parsed(arguments))
         except SystemExit:  # after --help
             flush()
             raise
@@ -43,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not silence_closed():
             raise
         return NOT_HEARD
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What is not understood is told with the usage of the command, where argparse alone would show that of all."""
+    args, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        files = [word for word in unknown if word.startswith("-") and os.path.exists(word)]
+        hint = "".join(f"; the file of that name is ./{name}" for name in files[:1])
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -85,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         summary = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(name, help=summary, description=command.__doc__, formatter_class=_Paragraphs)
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, parser=sub)
     return parser
 
 
