@@ -698,7 +698,8 @@ def test_a_result_that_cannot_be_written_is_no_folder(
 ) -> None:
     photo = next(path for path in sorted(folder.rglob("*.png")))
     assert upscale(photo, "-o", tmp_path / name) == 2
-    assert "wanted a folder or one of .png, .jpg" in capsys.readouterr().err
+    assert "wanted a folder or one of .png, .jpg" in (told := capsys.readouterr().err)
+    assert told.endswith(".bmp; `quantsr video` enlarges films\n") == name.endswith(".mp4")
     assert not (tmp_path / name).exists()
 
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -251,8 +253,29 @@ def test_animations_are_refused(tmp_path: Path, picture: Picture, suffix: str) -
     frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(3)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     for look in (photos.read, photos.probe):
-        with pytest.raises(PhotoError, match=f"a.{suffix}: got 3 frames or pages, wanted one image"):
+        with pytest.raises(PhotoError, match=f"a.{suffix}: got 3 frames or pages, wanted one image; split it"):
             look(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="for the shells of others")
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_the_pages_line_splits_an_animation(tmp_path: Path, picture: Picture, suffix: str) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "photos.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^mkdir frames .*$", page, re.MULTILINE)
+    frames = [Image.fromarray(picture(16, 16, seed)) for seed in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    line = line.replace("clip.gif", f"a.{suffix}").replace("python", shlex.quote(sys.executable))
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    split = [photos.read(path).pixels for path in sorted((tmp_path / "frames").iterdir())]
+    assert len(split) == 3
+    if suffix != "gif":  # which has palettes
+        np.testing.assert_array_equal(split, [np.array(frame) for frame in frames])
+
+
+def test_a_film_is_told_of_the_other_command(tmp_path: Path) -> None:
+    (tmp_path / "clip.MP4").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + bytes(100))
+    with pytest.raises(PhotoError, match=r"not a readable image; wanted .* or GIF; `quantsr video` enlarges films$"):
+        photos.read(tmp_path / "clip.MP4")
 
 
 def test_too_large_a_picture_is_told_its_size(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from quantsr.files import identity, nearest, require_folder
 from quantsr.photos import FORMATS, READABLE, UNREAD, format_of
+from quantsr.photos.formats import FILMS, advice_on_films
 from quantsr.photos.source import kind_of
 
 TEMPLATE = "{stem}_x{scale}{suffix}"
 # Suffixes of files that are not written: nobody means a folder by such a name.
-NOT_WRITTEN = (*UNREAD, ".gif", ".mkv", ".mp4", ".pdf", ".webm")
+NOT_WRITTEN = (*UNREAD, *FILMS, ".gif", ".pdf")
 RESULT = "result of another input"  # as `quantsr upscale *.jpg` finds them, run again
 FIELDS = ("stem", "name", "scale", "model", "depth", "suffix")
 
@@ -106,7 +107,7 @@ def plan(
         require_folder(output.parent)
     elif output is not None and output.suffix.lower() in NOT_WRITTEN and not output.exists():
         known = ", ".join(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
-        raise PlanError(f"got the file {output}, wanted a folder or one of {known}")
+        raise PlanError(f"got the file {output}, wanted a folder or one of {known}{advice_on_films(output)}")
     else:
         if output is not None:
             require_folder(output)

@@ -36,9 +36,15 @@ UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl", ".nef", ".orf"),
     *(".pbm", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga"),
 )
+FILMS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 READERS = (*(kind.name for kind in FORMATS.values()), "GIF")  # Pillow's; no other decoder is ever tried
 
 
 def format_of(path: Path) -> Format | None:
     """The format that a file of this name is written in."""
     return next((kind for kind in FORMATS.values() if path.suffix.lower() in kind.suffixes), None)
+
+
+def advice_on_films(path: Path) -> str:
+    """What a refusal adds if the name is that of a film."""
+    return "; `quantsr video` enlarges films" if path.suffix.lower() in FILMS else ""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL.GifImagePlugin import GifImageFile
 
 from quantsr.photos import avif, png_metadata
 from quantsr.photos import exif as exif_block
-from quantsr.photos.formats import READERS
+from quantsr.photos.formats import READERS, advice_on_films
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.photos.source import open_file
 from quantsr.pixels import Pixels
@@ -96,7 +97,8 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
         raise PhotoError(f"{os.fspath(path)}: {_too_large(error)}; cut it into parts first") from error
     except UnidentifiedImageError as error:
         wanted = f"{', '.join(READERS[:-1])} or {READERS[-1]}"
-        raise PhotoError(f"{os.fspath(path)}: not a readable image; wanted a whole {wanted}") from error
+        told = f"not a readable image; wanted a whole {wanted}{advice_on_films(Path(path))}"
+        raise PhotoError(f"{os.fspath(path)}: {told}") from error
     except Exception as error:  # decoders fail in many ways on damaged files
         raise PhotoError(f"{os.fspath(path)}: not a readable image ({error or type(error).__name__})") from error
 
@@ -113,7 +115,8 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     """Channels and bits that the pixels will have. Raises PhotoError for what would lose something."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
-        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
+        wanted = "one image; split it first, as docs/photos.md shows"
+        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted {wanted}")
     if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
     _refuse_lying_jpeg(path, image)
