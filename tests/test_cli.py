@@ -510,8 +510,14 @@ def test_evaluate_fast_and_tta(model: Path, tmp_path: Path, capsys: pytest.Captu
 def test_evaluate_bicubic_and_a_missing_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_set5(tmp_path)
     assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set5"]) == 0
-    assert main(["evaluate", "-n", "bicubic-x3", "--data", str(tmp_path), "--set", "Set14"]) == 2
-    assert "wanted 14" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("model ")
+    for model, sets, wanted in (("bicubic-x3", ["Set5", "Set14"], "wanted 14"), ("absent", ["Set5"], "got model")):
+        assert main(["evaluate", "-n", model, "--data", str(tmp_path), "--set", *sets]) == 2
+        told = capsys.readouterr()
+        assert wanted in told.err and told.out == ""
+    assert main(["evaluate", "--zoo", "--data", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "Set14" in told.err and told.out == ""
 
 
 def test_scoring_with_torch_tells_what_to_install(

@@ -51,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if args.backend == "torch":
         with extra_needed("--backend torch", "train", "torch"):
             import torch  # noqa: F401
+    with usage_errors(benchmarks.BenchmarkError):
+        for name in args.sets:
+            benchmarks.hr_files(args.data, name)
     return _zoo(args) if args.zoo else _one(args)
 
 
@@ -68,10 +71,11 @@ def _require_use(args: argparse.Namespace) -> None:
 
 
 def _one(args: argparse.Namespace) -> int:
-    results = []
-    print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>6}  SSIM")
+    results: list[dict[str, Any]] = []
     with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
         for row in _rows(args, args.model, args.depth):
+            if not results:
+                print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>6}  SSIM")
             results.append(row)
             scores = f"{row['psnr']:6.2f}  {row['ssim']:.4f}"
             print(f"{row['model']:<22} {row['set']:<9} {row['depth']:<8} {scores}", flush=True)

@@ -61,8 +61,8 @@ class Pair:
     hr: UInt8
 
 
-def pairs(root: Path, name: str, upscale: int) -> Iterator[Pair]:
-    """The pairs of a set, by name. Raises BenchmarkError if the set is unknown or its image count is wrong."""
+def hr_files(root: Path, name: str) -> list[Path]:
+    """The HR images of a set, by name. Raises BenchmarkError if the set is unknown or its image count is wrong."""
     if name not in BENCHMARKS:
         raise BenchmarkError(f"got set {name!r}, wanted one of {', '.join(BENCHMARKS)}")
     known = BENCHMARKS[name]
@@ -71,6 +71,12 @@ def pairs(root: Path, name: str, upscale: int) -> Iterator[Pair]:
         raise BenchmarkError(
             f"{root / name / 'HR'}: got {len(files)} PNG images, wanted {known.images} ({known.source})"
         )
+    return files
+
+
+def pairs(root: Path, name: str, upscale: int) -> Iterator[Pair]:
+    """The pairs of a set, by name. Raises BenchmarkError as `hr_files` does, or for an LR image of the wrong size."""
+    files, known = hr_files(root, name), BENCHMARKS[name]
     seen = hashlib.sha256()
     for file in files:
         hr = images.read(file)
