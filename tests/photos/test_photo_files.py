@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from quantsr import photos
 from quantsr.photos import FORMATS, Metadata, Photo, PhotoError
@@ -564,6 +564,17 @@ def test_damaged_png_metadata_does_no_harm(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_with(data, behind=True))
     assert photos.read(path).pixels.shape == (20, 30, 3)
+
+
+def test_comments_and_texts_stay_behind(tmp_path: Path) -> None:
+    image, texts = Image.new("L", (9, 9)), PngImagePlugin.PngInfo()
+    texts.add_text("Description", "somewhere else")
+    image.save(tmp_path / "a.png", pnginfo=texts)
+    image.save(tmp_path / "a.jpg", comment="somewhere else")
+    for name in ("a.png", "a.jpg"):
+        assert b"somewhere else" in (tmp_path / name).read_bytes()
+        photos.write(tmp_path / f"large {name}", photos.read(tmp_path / name))
+        assert b"somewhere else" not in (tmp_path / f"large {name}").read_bytes()
 
 
 def test_a_bomb_of_text_is_refused(tmp_path: Path) -> None:

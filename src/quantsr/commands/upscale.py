@@ -1,8 +1,8 @@
 """Upscale photos.
 
 INPUT is an image file, or with -o a folder. OUT is a folder (made if needed; results are named NAME_x4.png and so on)
-or, for one input, an image file. A photo comes back whole: 16 bits, gray, transparency, colour profile, EXIF, XMP and
-resolution are kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over
+or, for one input, an image file. 16 bits, gray, transparency, colour profile, EXIF, XMP and resolution of a photo are
+kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over
 a folder that was stopped goes on with --resume.
 """
 
