@@ -2,8 +2,8 @@
 
 INPUT is an image file, or with -o a folder. OUT is a folder (made if needed; results are named NAME_x4.png and so on)
 or, for one input, an image file. 16 bits, gray, transparency, colour profile, EXIF, XMP and resolution of a photo are
-kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over
-a folder that was stopped goes on with --resume.
+kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over a folder that
+was stopped goes on with --resume.
 """
 
 import argparse
