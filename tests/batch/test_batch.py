@@ -413,7 +413,10 @@ def test_the_same_command_again_enlarges_no_result(tmp_path: Path, capsys: pytes
     assert upscale(*sorted(tmp_path.glob("*.png"))) == 3
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "quantsr: passed over: result of another input 2"
-    assert told[1].endswith("a_x2.png exists; pass --force to overwrite it") and told[3].startswith("1 done, 2 failed")
+    assert "a.png: not written over the input" in told[1] and told[3].startswith("1 done, 2 failed")
+    before = (tmp_path / "a_x2.png").stat().st_mtime_ns
+    assert upscale(*sorted(tmp_path.glob("*.png")), "--force") == 4
+    assert (tmp_path / "a_x2.png").stat().st_mtime_ns == before
     assert sorted(results(tmp_path)) == ["a.png", "a_x2.png", "b.png", "b_x2.png", "c.png", "c_x2.png"]
 
 

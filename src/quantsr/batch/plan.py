@@ -96,10 +96,10 @@ def plan(
     """The jobs in the order of the inputs, folders sorted; a file that is named twice is one job.
 
     A folder is searched for files with the suffix of a photograph; hidden files, links, pipes and `output` itself are
-    passed over. One that cannot be searched is a job that tells so. An input in the place of another's result is passed
-    over too. passed_over: takes how many pictures of each suffix that is not read a folder holds, how many links, pipes
-    and so on under the name of a photograph, and how many a RESULT. Raises PlanError if two inputs would meet in one
-    file, or inputs and output do not fit together; NotADirectoryError if a file lies where a folder is to be made.
+    passed over. One that cannot be searched is a job that tells so. passed_over: takes how many pictures of each suffix
+    that is not read a folder holds, and how many links, pipes and so on under the name of a photograph. Raises
+    PlanError if two inputs would meet in one file, or inputs and output do not fit together; NotADirectoryError if a
+    file lies where a folder is to be made.
     """
     passed_over = Counter() if passed_over is None else passed_over
     if output is not None and format_of(output) and not output.is_dir():
@@ -112,7 +112,7 @@ def plan(
         if output is not None:
             require_folder(output)
         jobs = [job for path in inputs for job in _into_folder(path, output, naming, recursive, passed_over)]
-    return _without_results(_apart(jobs), passed_over)
+    return _apart(jobs)
 
 
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
@@ -194,8 +194,8 @@ def _apart(jobs: list[Job]) -> list[Job]:
     return apart
 
 
-def _without_results(jobs: list[Job], passed_over: Counter[str]) -> list[Job]:
-    """Without those whose source lies where another's result goes; such a file is no input then."""
+def without_results(jobs: list[Job], passed_over: Counter[str]) -> list[Job]:
+    """Without those whose source lies where another's result goes, which passed_over takes as a RESULT."""
     by_target = {os.path.abspath(job.target): job for job in jobs}
     left = [job for job in jobs if by_target.get(os.path.abspath(job.source), job) is job]
     if len(left) < len(jobs):

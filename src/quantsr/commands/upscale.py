@@ -17,7 +17,7 @@ from typing import Any
 
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse, deciding
-from quantsr.batch.plan import FIELDS, RESULT, TEMPLATE, Job, Naming, PlanError, plan, shard_of
+from quantsr.batch.plan import FIELDS, RESULT, TEMPLATE, Job, Naming, PlanError, plan, shard_of, without_results
 from quantsr.batch.resources import printable
 from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
@@ -112,7 +112,8 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
     with usage_errors(PlanError, JournalInUse):
         naming = Naming(model.scale, name, args.depth if args.within is None else "within", args.template, args.format)
         passed_over: Counter[str] = Counter()
-        every = plan(inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
+        found = plan(inputs, args.output, naming, recursive=args.recursive, passed_over=passed_over)
+        every = without_results(found, passed_over)
         _tell_of_the_rest(args, inputs[0], bool(every), passed_over)
         _tell_of_quality(args, every)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
@@ -127,7 +128,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         journal = None
         if into_folder and (many or args.resume):
             journal = _journal(args, deciding(model, model_hash(args), depth, args.quality, args.strip))
-    read = frozenset(job.source.resolve() for job in every)
+    read = frozenset(job.source.resolve() for job in found)
     batch = Batch(model, jobs, read, settings, journal, passed_over=passed_over)
     batch.look()
     if args.within is not None:
