@@ -140,8 +140,9 @@ void add_conv2d(Isa isa, FloatLayer& layer, std::vector<Candidate>& out) {
 void add_qconv(Isa isa, Layer& layer, std::vector<Candidate>& out) {
   const ConvShape shape{kChannels, kChannels, 3, 4, 4, 8};
   for (const QConvKernel* kernel : qconv_kernels(isa)) {
-    if (!kernel->fits(shape, layer.weights.data())) continue;
+    if (!kernel->fits(shape)) continue;
     auto packed = std::make_shared<PackedConv>(kernel->prepare(shape, layer.weights.data()));
+    if (packed->codes.size() == 0) continue;
     auto scratch = std::make_shared<AlignedArray<std::byte>>(packed->scratch_bytes);
     for (const bool residual : {false, true}) {
       const QConvJob job{shape,

@@ -13,7 +13,7 @@ QWeights EdgeCodes::of(int pixel_class) const {
 
 size_t EdgeQKernels::scratch_bytes() const {
   size_t most = 0;
-  for (const Class& c : classes) most = std::max(most, c.packed.scratch_bytes);
+  for (const Class& c : classes) most = std::max(most, c.conv.packed.scratch_bytes);
   return most;
 }
 
@@ -21,9 +21,8 @@ EdgeQKernels prepare_edges(Isa isa, const EdgeCodes& weights, const std::string&
   EdgeQKernels edges;
   for (int c = 0; c < kEdgeClasses; ++c) {
     const QWeights own = weights.of(c);
-    const QConvKernel& kernel = choose_qconv(isa, weights.shape, own.codes, preferred_kernel);
     const int outputs = weights.shape.out_channels;
-    edges.classes[c] = {&kernel, kernel.prepare(weights.shape, own.codes), padded(own.mul, outputs),
+    edges.classes[c] = {prepare_qconv(isa, weights.shape, own.codes, preferred_kernel), padded(own.mul, outputs),
                         padded(own.bias, outputs)};
   }
   return edges;
@@ -33,17 +32,18 @@ void run_edges(const EdgeQKernels& edges, const QConvJob& job, int64_t begin, in
   each_edge_line(job.height, job.width, begin, end, [&](const EdgeLine& line) {
     const EdgeQKernels::Class& own = edges.classes[line.pixel_class];
     QConvJob part = job;
-    part.weights = own.packed.codes.data();
-    part.init = own.packed.init.data();
-    part.offsets = own.packed.offsets.data();
-    part.steps = own.packed.steps.data();
+    const PackedConv& packed = own.conv.packed;
+    part.weights = packed.codes.data();
+    part.init = packed.init.data();
+    part.offsets = packed.offsets.data();
+    part.steps = packed.steps.data();
     part.in = moved(job.in, line.y, line.x);
     part.height = line.height;
     part.width = line.width;
     part.epilogue.mul = own.mul.data();
     part.epilogue.bias = own.bias.data();
     part.epilogue.out = moved(job.epilogue.out, line.y, line.x);
-    own.kernel->run(part, 0, line.height, scratch);
+    own.conv.kernel->run(part, 0, line.height, scratch);
   });
 }
 

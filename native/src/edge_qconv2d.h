@@ -27,8 +27,7 @@ struct EdgeCodes {
 
 struct EdgeQKernels {
   struct Class {
-    const QConvKernel* kernel = nullptr;
-    PackedConv packed;
+    PreparedQConv conv;
     AlignedArray<float> mul, bias;
   };
   std::array<Class, kEdgeClasses> classes;

@@ -4,6 +4,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "edge_lines.h"
 #include "error.h"
@@ -170,9 +171,10 @@ class Fuser {
 
   void prepare_codes(const Node& node, const QWeights& weights) {
     step_.shape = qconv_shape(node);
-    step_.qconv_kernel = &choose_qconv(isa_, step_.shape, weights.codes, preferred_kernel_);
-    step_.kernel = step_.qconv_kernel->name;
-    step_.packed = step_.qconv_kernel->prepare(step_.shape, weights.codes);
+    PreparedQConv made = prepare_qconv(isa_, step_.shape, weights.codes, preferred_kernel_);
+    step_.qconv_kernel = made.kernel;
+    step_.kernel = made.kernel->name;
+    step_.packed = std::move(made.packed);
     step_.mul = padded(weights.mul, step_.shape.out_channels);
     step_.bias = padded(weights.bias, step_.shape.out_channels);
     describe_shape();

@@ -1,6 +1,8 @@
 // The table of kernels, best first within an instruction set, and the choice among them.
+#include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "error.h"
 #include "kernels/amx.h"
@@ -21,22 +23,11 @@
 namespace quantsr {
 namespace {
 
-bool always(const ConvShape&, const int8_t*) { return true; }
-template <class F>
-bool fits(const ConvShape& shape, const int8_t*) {
-  return winograd_fits<F>(shape);
-}
-
-template <class F>
-bool fits_16_bits(const ConvShape& shape, const int8_t* weights) {
-  return winograd_fits<F>(shape) && winograd_fits_16_bits<F>(shape, weights);
-}
+bool any_shape(const ConvShape&) { return true; }
 
 #ifdef QUANTSR_X86
 // Whether one step of vpmaddubsw cannot saturate; the next kernel takes layers where it can.
-bool fits_bytes(const ConvShape& s, const int8_t*) {
-  return 2 * ((1 << s.act_bits) - 1) * (1 << (s.weight_bits - 1)) <= 32767;
-}
+bool fits_bytes(const ConvShape& s) { return 2 * ((1 << s.act_bits) - 1) * (1 << (s.weight_bits - 1)) <= 32767; }
 #endif
 
 template <int Panel>
@@ -49,24 +40,24 @@ PackedConv conv2d_panels(const ConvShape& shape, const float* weights, const flo
 }
 
 const QConvKernel kQConv[] = {
-    {"direct_ref", Isa::ref, always, pack_qconv_plain, qconv_ref},
+    {"direct_ref", Isa::ref, any_shape, pack_qconv_plain, qconv_ref},
 #ifdef QUANTSR_X86
-    {"f4x4_avx2", Isa::avx2, fits_16_bits<F4x4>, pack_qconv_f4x4_avx2, qconv_f4x4_avx2},
-    {"f2x2_avx2", Isa::avx2, fits_16_bits<F2x2>, pack_qconv_f2x2_avx2, qconv_f2x2_avx2},
+    {"f4x4_avx2", Isa::avx2, winograd_fits<F4x4>, pack_qconv_f4x4_avx2, qconv_f4x4_avx2},
+    {"f2x2_avx2", Isa::avx2, winograd_fits<F2x2>, pack_qconv_f2x2_avx2, qconv_f2x2_avx2},
     {"direct_avx2", Isa::avx2, fits_bytes, qconv_panels<16>, qconv_avx2},
-    {"words_avx2", Isa::avx2, always, pack_qconv_words_avx2, qconv_words_avx2},
-    {"f4x4_avxvnni", Isa::avxvnni, fits<F4x4>, pack_qconv_f4x4_avxvnni, qconv_f4x4_avxvnni},
-    {"f2x2_avxvnni", Isa::avxvnni, fits<F2x2>, pack_qconv_f2x2_avxvnni, qconv_f2x2_avxvnni},
-    {"direct_avxvnni", Isa::avxvnni, always, qconv_panels<16>, qconv_avxvnni},
-    {"f4x4_avx512vnni", Isa::avx512vnni, fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
-    {"f2x2_avx512vnni", Isa::avx512vnni, fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
-    {"direct_avx512vnni", Isa::avx512vnni, always, qconv_panels<64>, qconv_avx512vnni},
-    {"direct_amx", Isa::amx, always, pack_qconv_amx, qconv_amx},
+    {"words_avx2", Isa::avx2, any_shape, pack_qconv_words_avx2, qconv_words_avx2},
+    {"f4x4_avxvnni", Isa::avxvnni, winograd_fits<F4x4>, pack_qconv_f4x4_avxvnni, qconv_f4x4_avxvnni},
+    {"f2x2_avxvnni", Isa::avxvnni, winograd_fits<F2x2>, pack_qconv_f2x2_avxvnni, qconv_f2x2_avxvnni},
+    {"direct_avxvnni", Isa::avxvnni, any_shape, qconv_panels<16>, qconv_avxvnni},
+    {"f4x4_avx512vnni", Isa::avx512vnni, winograd_fits<F4x4>, pack_qconv_f4x4_avx512vnni, qconv_f4x4_avx512vnni},
+    {"f2x2_avx512vnni", Isa::avx512vnni, winograd_fits<F2x2>, pack_qconv_f2x2_avx512vnni, qconv_f2x2_avx512vnni},
+    {"direct_avx512vnni", Isa::avx512vnni, any_shape, qconv_panels<64>, qconv_avx512vnni},
+    {"direct_amx", Isa::amx, any_shape, pack_qconv_amx, qconv_amx},
 #endif
 #ifdef QUANTSR_ARM
-    {"f4x4_neon", Isa::neon, fits<F4x4>, pack_qconv_f4x4_neon, qconv_f4x4_neon},
-    {"f2x2_neon", Isa::neon, fits<F2x2>, pack_qconv_f2x2_neon, qconv_f2x2_neon},
-    {"direct_neon", Isa::neon, always, pack_qconv_neon, qconv_neon},
+    {"f4x4_neon", Isa::neon, winograd_fits<F4x4>, pack_qconv_f4x4_neon, qconv_f4x4_neon},
+    {"f2x2_neon", Isa::neon, winograd_fits<F2x2>, pack_qconv_f2x2_neon, qconv_f2x2_neon},
+    {"direct_neon", Isa::neon, any_shape, pack_qconv_neon, qconv_neon},
 #endif
 };
 
@@ -74,8 +65,6 @@ template <int Panel>
 PackedConv winograd_panels(const ConvShape& shape, const float* weights, const float* bias) {
   return pack_conv2d_winograd(shape, weights, bias, Panel);
 }
-
-bool any_shape(const ConvShape&) { return true; }
 
 // Of fewer inputs the transforms cost more than they save.
 bool fits_winograd(const ConvShape& s) { return (s.kernel == 3 || s.kernel == 5) && s.in_channels >= 32; }
@@ -169,15 +158,15 @@ std::vector<const QConvKernel*> qconv_kernels(Isa isa) {
   return found;
 }
 
-const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred) {
-  const QConvKernel* best = nullptr;
-  for (const QConvKernel* kernel : qconv_kernels(isa)) {
-    if (!kernel->fits(shape, weights)) continue;
-    if (preferred == kernel->name) return *kernel;
-    if (best == nullptr) best = kernel;
+PreparedQConv prepare_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred) {
+  std::vector<const QConvKernel*> kernels = qconv_kernels(isa);
+  std::stable_partition(kernels.begin(), kernels.end(), [&](const auto* kernel) { return preferred == kernel->name; });
+  for (const QConvKernel* kernel : kernels) {
+    if (!kernel->fits(shape)) continue;
+    PackedConv packed = kernel->prepare(shape, weights);
+    if (packed.codes.size() > 0) return {kernel, std::move(packed)};
   }
-  if (best == nullptr) fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
-  return *best;
+  fail("qconv2d", std::string("a kernel for ") + isa_name(isa), "none");
 }
 
 std::vector<std::string> qconv_kernel_names(const std::string& isa) {

@@ -68,8 +68,9 @@ using RunConv2d = void (*)(const Conv2dJob&, int64_t begin, int64_t end, std::by
 struct QConvKernel {
   const char* name;
   Isa isa;
-  bool (*fits)(const ConvShape&, const int8_t* weights);
-  PackedConv (*prepare)(const ConvShape&, const int8_t* weights);  // weights: (O, K, K, I)
+  bool (*fits)(const ConvShape&);
+  // weights: (O, K, K, I). Without codes if the shape fits but these weights do not.
+  PackedConv (*prepare)(const ConvShape&, const int8_t* weights);
   RunQConv run;
 };
 
@@ -83,8 +84,12 @@ struct Conv2dKernel {
 
 // kernels/dispatch.cc. All kernels of an instruction set, best first.
 std::vector<const QConvKernel*> qconv_kernels(Isa isa);
-// The one called `preferred` if it fits, else the best that fits; never one of another instruction set.
-const QConvKernel& choose_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred);
+struct PreparedQConv {
+  const QConvKernel* kernel = nullptr;
+  PackedConv packed;
+};
+// For the kernel called `preferred` if it fits, else for the best that fits; never for one of another instruction set.
+PreparedQConv prepare_qconv(Isa isa, const ConvShape& shape, const int8_t* weights, const std::string& preferred);
 std::vector<const Conv2dKernel*> conv2d_kernels(Isa isa);
 const Conv2dKernel& choose_conv2d(Isa isa, const ConvShape& shape);  // the first that fits
 const Conv2dKernel& direct_conv2d(Isa isa);                          // the last; it fits all shapes

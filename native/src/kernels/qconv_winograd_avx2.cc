@@ -84,6 +84,7 @@ template <class F>
 PackedConv pack_with_steps(const ConvShape& shape, const int8_t* weights) {
   PackedConv packed = pack<F>(shape, weights);
   packed.steps = winograd_steps<F>(shape, packed.codes.data());
+  if (packed.steps.size() == 0) return {};
   return packed;
 }
 

@@ -52,20 +52,27 @@ void transform_kernel(const int (&kernel)[3][3], Put put) {
 
 constexpr int kPanel16 = 16;
 
-// Whether no 16-bit lane leaves its range when `together` of `steps` steps are added up. codes: [step][16 outputs][4
+// How many of `steps` steps can be added up without a 16-bit lane leaving its range. codes: [step][16 outputs][4
 // inputs] of one position, whose transformed inputs are 0..width. A lane takes inputs 0 and 1, or 2 and 3, of a step.
-bool lanes_hold(const int8_t* codes, int steps, int together, int width) {
-  for (int first = 0; first < steps; first += together)
-    for (int lane = 0; lane < 2 * kPanel16; ++lane) {
-      int positive = 0, negative = 0;
-      for (int s = first; s < std::min(first + together, steps); ++s)
-        for (int i = 0; i < 2; ++i) {
-          const int w = codes[(s * 2 * kPanel16 + lane) * 2 + i];
-          (w < 0 ? negative : positive) += std::abs(w);
-        }
-      if (width * std::max(positive, negative) > 32767) return false;
-    }
-  return true;
+// sums: for the positive codes of each lane of each step, then for the negative ones.
+int steps_together(const int8_t* codes, int steps, int width, std::vector<int16_t>& sums) {
+  constexpr int kLanes = 2 * kPanel16;
+  const int half = steps * kLanes;
+  for (int i = 0; i < half; ++i) {
+    const int a = codes[2 * i], b = codes[2 * i + 1];
+    sums[i] = static_cast<int16_t>(std::max(a, 0) + std::max(b, 0));
+    sums[half + i] = static_cast<int16_t>(-std::min(a, 0) - std::min(b, 0));
+  }
+  for (int together = 1, size = 2 * half;; together *= 2) {
+    int16_t largest = 0;
+    for (int i = 0; i < size; ++i) largest = std::max(largest, sums[i]);
+    if (width * largest > 32767) return together / 2;
+    if (together == 16 || steps % (2 * together) != 0) return together;
+    size /= 2;
+    for (int i = 0; i < size; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane)
+        sums[i + lane] = static_cast<int16_t>(sums[2 * i + lane] + sums[2 * i + kLanes + lane]);
+  }
 }
 
 }  // namespace
@@ -114,26 +121,19 @@ AlignedArray<int32_t> winograd_steps(const ConvShape& s, const int8_t* codes) {
   const int levels = (1 << s.act_bits) - 1;
   const std::vector<Coefficients> data = coefficients<F>();
   AlignedArray<int32_t> found(size_t(panels) * F::kPositions);
+  std::vector<int16_t> sums(size_t(kPanel16) * inputs);
   for (size_t at = 0; at < found.size(); ++at, codes += kPanel16 * inputs) {
     const Coefficients& c = data[at % F::kPositions];
-    for (int most = 1; most <= 16 && inputs / 4 % most == 0; most *= 2)
-      if (lanes_hold(codes, inputs / 4, most, levels * (c.positive + c.negative))) found[at] = most;
+    found[at] = steps_together(codes, inputs / 4, levels * (c.positive + c.negative), sums);
+    if (found[at] == 0) return {};
   }
   return found;
-}
-
-template <class F>
-bool winograd_fits_16_bits(const ConvShape& s, const int8_t* weights) {
-  const PackedConv packed = pack_qconv_winograd<F>(s, weights, kPanel16, Bytes::u8);
-  const AlignedArray<int32_t> steps = winograd_steps<F>(s, packed.codes.data());
-  return *std::min_element(steps.data(), steps.data() + steps.size()) > 0;
 }
 
 #define QUANTSR_WINOGRAD(F)                                                                      \
   template bool winograd_fits<F>(const ConvShape&);                                              \
   template PackedConv pack_qconv_winograd<F>(const ConvShape&, const int8_t*, int panel, Bytes); \
-  template AlignedArray<int32_t> winograd_steps<F>(const ConvShape&, const int8_t*);             \
-  template bool winograd_fits_16_bits<F>(const ConvShape&, const int8_t*);
+  template AlignedArray<int32_t> winograd_steps<F>(const ConvShape&, const int8_t*);
 QUANTSR_WINOGRAD(F2x2)
 QUANTSR_WINOGRAD(F4x4)
 

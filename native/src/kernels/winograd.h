@@ -187,13 +187,10 @@ template <class F>
 PackedConv pack_qconv_winograd(const ConvShape& shape, const int8_t* weights, int panel, Bytes bytes);
 
 // For kernels with vpmaddubsw, whose panels are 16 outputs: how many steps of 4 inputs can be added up in 16 bits, 16,
-// 8, 4, 2 or 1 (and a divisor of the layer's steps), or 0 if the two products that the instruction itself adds can
-// saturate. [panel][position]. codes: as packed above, Bytes::u8.
+// 8, 4, 2 or 1 (and a divisor of the layer's steps). [panel][position]. Empty if somewhere the two products that the
+// instruction itself adds can saturate. codes: as packed above, Bytes::u8.
 template <class F>
 AlignedArray<int32_t> winograd_steps(const ConvShape& shape, const int8_t* codes);
-// Whether they are at least one everywhere.
-template <class F>
-bool winograd_fits_16_bits(const ConvShape& shape, const int8_t* weights);
 
 // The prepare functions of the kernels.
 PackedConv pack_qconv_f2x2_avx2(const ConvShape& shape, const int8_t* weights);
