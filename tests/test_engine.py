@@ -584,6 +584,22 @@ def test_the_body_is_fused(model):
     assert len(engine.step_seconds()) == 8
 
 
+def test_the_seconds_of_the_steps_add_up_to_those_of_the_run():
+    """Also where most threads find no work: these 8 rows are two tiles."""
+    rng = np.random.default_rng(18)
+    image, ops = rng.integers(0, 16, (8, 64, 64)).astype(np.float32), []
+    for i in range(6):
+        (_, _, _, *quantize), (_, _, _, *conv) = qconv_ops(rng.integers(-8, 8, (64, 3, 3, 64)), 4, 4, 8)
+        ops += [("quantize", [ops[-1][2] if ops else "image"], f"a{i}", *quantize)]
+        ops += [("qconv2d", [f"a{i}"], f"y{i}", *conv)]
+    engine, out, shares = _native.Engine(ops, "y5", 64, 8, "ref"), np.empty_like(image), []
+    for _ in range(5):
+        start = time.perf_counter()
+        engine.run(image, out)
+        shares.append(sum(engine.step_seconds()) / (time.perf_counter() - start))
+    assert 0.5 < max(shares) <= 1
+
+
 @pytest.mark.parametrize("upscale", [2, 3, 4])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_a_shuffle_takes_along_an_affine(upscale, channels):

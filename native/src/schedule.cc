@@ -13,6 +13,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <numeric>
 #include <thread>
 
 #include "ops/ops.h"
@@ -204,6 +205,39 @@ Region clipped(Region r, int64_t height, int64_t width) {
   return {y, x, std::min(r.y + r.height, height) - y, std::min(r.x + r.width, width) - x};
 }
 
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Runs the steps of a run on parts of the image and measures how long each thread is at each step.
+class TimedParts {
+ public:
+  TimedParts(const Plan& plan, const Run& run, Workspace& space, int threads)
+      : plan_(plan),
+        steps_(&plan.steps[run.begin]),
+        space_(space),
+        count_(run.end - run.begin),
+        spent_(count_ * threads) {}
+
+  void run(int64_t step, const Region& region, int worker) {
+    const double start = now();
+    Part(plan_, space_, steps_[step], region, worker).run();
+    spent_[worker * count_ + step] += now() - start;
+  }
+
+  // Shares out the seconds that the whole run took, waiting included, among its steps.
+  void share(double took, double* seconds) const {
+    const double all = std::accumulate(spent_.begin(), spent_.end(), 0.0);
+    for (size_t i = 0; i < spent_.size(); ++i)
+      seconds[i % count_] += took * (all > 0 ? spent_[i] / all : 1.0 / spent_.size());
+  }
+
+ private:
+  const Plan& plan_;
+  const Step* steps_;
+  Workspace& space_;
+  int64_t count_;
+  std::vector<double> spent_;  // [worker][step]
+};
+
 struct TileShape {
   int64_t height, width;
 };
@@ -265,32 +299,23 @@ class Tiles {
   std::vector<int64_t> order_;
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 // A tile's stream and codes, 384 bytes a pixel at 64 channels, should stay in the second-level cache; but every tile
 // reads all weights again. Where the kernels take longer, and the weights of fast ones are larger, the second counts
 // for more: best of several on a core with 2 MB.
 int64_t tile_pixels(Isa isa) { return isa == Isa::amx ? 12 * 256 : 24 * 256; }
 
-// seconds: of each of the layers.
-void run_layers(const Plan& plan, const Run& run, Workspace& space, Pool& pool, double* seconds) {
-  const Step* layers = &plan.steps[run.begin];
-  const int64_t count = run.end - run.begin, height = space.height(layers->in), width = space.width(layers->in);
+void run_layers(const Plan& plan, const Run& run, const Workspace& space, Pool& pool, TimedParts& parts) {
+  const int in = plan.steps[run.begin].in;
+  const int64_t count = run.end - run.begin, height = space.height(in), width = space.width(in);
   Tiles tiles(height, width, count, tile_shape(height, width, pool.threads(), tile_pixels(plan.isa)));
-  std::vector<double> spent(count * pool.threads());
   pool.run(tiles.count(), [&](int64_t number, int worker) {
     for (int64_t l = 0; l < count; ++l) {
       const Region region = tiles.at(number, l);
       tiles.wait(number, l);
-      if (region.height > 0 && region.width > 0) {
-        const double start = now();
-        Part(plan, space, layers[l], region, worker).run();
-        spent[worker * count + l] += now() - start;
-      }
+      if (region.height > 0 && region.width > 0) parts.run(l, region, worker);
       tiles.finish(number, l);
     }
   });
-  for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
 }
 
 // --- windows ---
@@ -304,24 +329,18 @@ std::vector<int64_t> borders(int64_t size, int64_t shift, int64_t side) {
 }
 
 // A run of steps in tiles. Each reads and writes nothing of other tiles.
-void run_windows(const Plan& plan, const Run& run, Workspace& space, Pool& pool, double* seconds) {
-  const Step* steps = &plan.steps[run.begin];
-  const int64_t count = run.end - run.begin, height = space.height(steps->in), width = space.width(steps->in);
+void run_windows(const Plan& plan, const Run& run, const Workspace& space, Pool& pool, TimedParts& parts) {
+  const int in = plan.steps[run.begin].in;
+  const int64_t count = run.end - run.begin, height = space.height(in), width = space.width(in);
   // A grid shifted by s ends windows at s, s + window, ...
   const int64_t back = run.shift > 0 ? run.window - run.shift : 0;
   const std::vector<int64_t> rows = borders(height, back, run.window), columns = borders(width, back, run.tile_width);
   const int64_t across = static_cast<int64_t>(columns.size()) - 1, down = static_cast<int64_t>(rows.size()) - 1;
-  std::vector<double> spent(count * pool.threads());
   pool.run(down * across, [&](int64_t tile, int worker) {
     const int64_t i = tile / across, j = tile % across;
     const Region region{rows[i], columns[j], rows[i + 1] - rows[i], columns[j + 1] - columns[j]};
-    for (int64_t s = 0; s < count; ++s) {
-      const double start = now();
-      Part(plan, space, steps[s], region, worker).run();
-      spent[worker * count + s] += now() - start;
-    }
+    for (int64_t s = 0; s < count; ++s) parts.run(s, region, worker);
   });
-  for (size_t i = 0; i < spent.size(); ++i) seconds[i % count] += spent[i] / pool.threads();
 }
 
 }  // namespace
@@ -329,16 +348,14 @@ void run_windows(const Plan& plan, const Run& run, Workspace& space, Pool& pool,
 void run_plan(const Plan& plan, Workspace& space, Pool& pool, std::vector<double>& seconds) {
   seconds.assign(plan.steps.size(), 0);
   for (const Run& run : plan.runs) {
-    double* spent = &seconds[run.begin];
-    if (run.kind == RunKind::layers) {
-      run_layers(plan, run, space, pool, spent);
-    } else if (run.kind == RunKind::windows) {
-      run_windows(plan, run, space, pool, spent);
-    } else {
-      const double start = now();
-      run_step(plan.steps[run.begin], plan, space, pool);
-      *spent = now() - start;
+    const double start = now();
+    TimedParts parts(plan, run, space, pool.threads());
+    switch (run.kind) {
+      case RunKind::single: run_step(plan.steps[run.begin], plan, space, pool); break;
+      case RunKind::layers: run_layers(plan, run, space, pool, parts); break;
+      case RunKind::windows: run_windows(plan, run, space, pool, parts); break;
     }
+    parts.share(now() - start, &seconds[run.begin]);
   }
 }
 
