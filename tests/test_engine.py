@@ -773,6 +773,15 @@ def test_memory_of_sizes_that_cannot_be(model, size):
         Engine(model)._native.workspace_bytes(*size)
 
 
+def test_memory_whose_sum_passes_64_bits():
+    ops = [("relu", ["image"], f"v{i}", {}, {}) for i in range(12)]  # all live at once
+    ops += [("residual", [f"s{i - 1}" if i > 1 else "v0", f"v{i}"], f"s{i}", {"gain": 1.0}, {}) for i in range(1, 12)]
+    engine = _native.Engine(ops, "s11", 1024, 1, "")
+    assert engine.workspace_bytes(2**10, 2**10) == 12 * 4 * 1024 * 2**20
+    with pytest.raises(ValueError, match="image size: wanted buffers that fit 64-bit sizes"):
+        engine.workspace_bytes(2**24, 2**24)
+
+
 def test_bad_tile(model):
     with pytest.raises(ValueError, match="at least 1 pixel"):
         Engine(model)(random_image(0), tile=0)

@@ -10,10 +10,13 @@ namespace {
 
 int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+[[noreturn]] void fail_size(int64_t a, int64_t b) {
+  fail("image size", "buffers that fit 64-bit sizes", std::to_string(a) + " x " + std::to_string(b));
+}
+
 int64_t checked_product(int64_t a, int64_t b) {
   int64_t product;
-  if (__builtin_mul_overflow(a, b, &product) || product > INT64_MAX / 16)
-    fail("image size", "buffers that fit 64-bit sizes", std::to_string(a) + " x " + std::to_string(b));
+  if (__builtin_mul_overflow(a, b, &product) || product > INT64_MAX / 16) fail_size(a, b);
   return product;
 }
 
@@ -66,9 +69,12 @@ void Workspace::make_room(const Slot& slot, Buffer& b) {
 
 int64_t Workspace::bytes(const Plan& plan, int64_t height, int64_t width) {
   int64_t sum = 0;
-  for (size_t i = 0; i < plan.slots.size(); ++i)
-    if (static_cast<int>(i) != plan.output_slot && !plan.slots[i].tile)
-      sum += layout(plan.slots[i], height, width).total * (plan.slots[i].is_codes ? 1 : int64_t{sizeof(float)});
+  for (size_t i = 0; i < plan.slots.size(); ++i) {
+    const Slot& slot = plan.slots[i];
+    if (static_cast<int>(i) == plan.output_slot || slot.tile) continue;
+    const int64_t size = layout(slot, height, width).total * (slot.is_codes ? 1 : int64_t{sizeof(float)});
+    if (__builtin_add_overflow(sum, size, &sum)) fail_size(height, width);
+  }
   return sum;
 }
 
