@@ -79,7 +79,7 @@ class Engine:
         self._plain = (packed.programs[depth], packed.tensors)
         program, tensors = collapse_tail(*self._plain)
         if fast:
-            program, tensors = eight_bits(program, tensors, count)
+            program, tensors = eight_bits(program, tensors, count, isa or "")
         self.program, self.tensors = program, tensors  # what runs, in images of at least 2x2 pixels
         self._native = self._compiled(program, tensors)
         self._narrow: _native.Engine | None = None
@@ -185,11 +185,13 @@ def compiled(
     return _native.Engine(ops, program.output, channels, threads, isa, kernel)
 
 
-def eight_bits(program: Program, tensors: Mapping[str, np.ndarray], threads: int) -> tuple[Program, dict[str, Array]]:
-    """`with_eight_bits` on the fastest instruction set, since all give the same bytes."""
+def eight_bits(
+    program: Program, tensors: Mapping[str, np.ndarray], threads: int, isa: str
+) -> tuple[Program, dict[str, Array]]:
+    """`with_eight_bits` on an instruction set, as for `Engine`."""
 
     def run(part: Program, image: Array) -> Array:
-        native = compiled(part, tensors, IMAGE_CHANNELS, threads, available_isas()[-1])
+        native = compiled(part, tensors, IMAGE_CHANNELS, threads, isa)
         h, w, _ = image.shape
         out = np.empty((h * native.upscale, w * native.upscale, native.output_channels), np.float32)
         native.run(image, out)

@@ -96,6 +96,16 @@ def test_what_is_fused():
     assert lines[-4].endswith("+ residual + affine + quantize: direct_ref")
 
 
+@pytest.mark.parametrize("by_variable", [False, True], ids=["argument", "variable"])
+def test_loading_keeps_to_the_instruction_set(monkeypatch, by_variable):
+    made = []
+    monkeypatch.setattr("quantsr.engine.compiled", lambda *program: made.append(compiled(*program)) or made[-1])
+    if by_variable:
+        monkeypatch.setenv("QUANTSR_ISA", "ref")
+    Engine(model_of(2), isa=None if by_variable else "ref", fast=True)
+    assert len(made) > 1 and {native.isa for native in made} == {"ref"}
+
+
 def test_nothing_to_round():
     for model in (tiny_model(channels=8), tiny_model(channels=20, blocks=0, depths={"full": []})):
         with pytest.raises(NothingToRound, match="8 bits: wanted float convolutions"):

@@ -19,7 +19,7 @@ class Peer:
         if part.channels == IMAGE_CHANNELS:  # a whole network: quantsr.engine does the same with each
             program, tensors = collapse_tail(program, tensors)
             if fast:
-                program, tensors = eight_bits(program, tensors, job.threads)
+                program, tensors = eight_bits(program, tensors, job.threads, isa)
         self.engine = compiled(program, tensors, part.channels, job.threads, isa)
         self.image = job.pixels()
         h, w, _ = self.image.shape
