@@ -724,6 +724,12 @@ def test_threads_that_cannot_be_started():
     assert threads == "2"
 
 
+def test_more_cpus_than_an_engine_takes_threads(model, monkeypatch):
+    monkeypatch.setattr("quantsr.engine.usable_cpus", lambda: 3)
+    monkeypatch.setattr("quantsr.engine.MAX_THREADS", 2)
+    assert Engine(model).threads == 2
+
+
 def test_isa_from_the_environment(model, monkeypatch):
     monkeypatch.setenv("QUANTSR_ISA", "ref")
     assert Engine(model).isa == "ref"
@@ -739,6 +745,7 @@ def test_isa_from_the_environment(model, monkeypatch):
         ({"depth": "third"}, "wanted one of full, got 'third'"),
         ({"threads": 0}, r"wanted 1\.\.1024, got 0"),
         ({"threads": 100000}, r"wanted 1\.\.1024, got 100000"),
+        ({"threads": 2**31}, r"wanted 1\.\.1024, got 2147483648"),
         ({"isa": "avx9"}, "avx9"),
         ({"isa": "ref", "preferred_kernel": "direct_avx2"}, "one of direct_ref, got 'direct_avx2'"),
     ],

@@ -65,6 +65,7 @@ void run(quantsr::Engine& engine, const Image& image, const Output& out) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  m.attr("MAX_THREADS") = quantsr::kMaxThreads;
   m.def("available_isas", &quantsr::available_isas);
   m.def("qconv_kernel_names", &quantsr::qconv_kernel_names, "isa"_a);
   m.def("vpdpbusd_peak", &quantsr::vpdpbusd_peak);

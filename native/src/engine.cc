@@ -16,7 +16,6 @@
 namespace quantsr {
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxSide = int64_t{1} << 24;
 
 int checked_threads(int threads) {

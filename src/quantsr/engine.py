@@ -19,7 +19,7 @@ from quantsr.packing.program import IMAGE, IMAGE_CHANNELS, Op, PackedModel, Prog
 Array = NDArray[np.float32]
 
 MAX_TILE = 512  # LR pixels: larger ones gain nothing
-MAX_THREADS = 1024
+MAX_THREADS = _native.MAX_THREADS
 CELL = 4  # side of the cells, aligned to the image's corner, in which convolutions may compute their outputs
 
 
@@ -49,7 +49,7 @@ class Engine:
 
     packed: a checked model, as `quantsr.packing.read` returns it.
     depth: which of its programs to run: "full", "half" or "quarter".
-    threads: 1 to 1024; None takes every CPU that this process may use.
+    threads: 1 to 1024; None takes every CPU that this process may use, 1024 at most.
     isa: one of `available_isas()`; None takes $QUANTSR_ISA, or else the fastest.
     preferred_kernel: one of `qconv_kernel_names(isa)`, for the low-bit layers that it fits; None takes the best.
     The result depends on none of the last three, bit for bit.
@@ -74,7 +74,9 @@ class Engine:
     ) -> None:
         if depth not in packed.programs:
             raise ValueError(f"depth: wanted one of {', '.join(packed.programs)}, got {depth!r}")
-        count = usable_cpus() if threads is None else threads
+        count = min(usable_cpus(), MAX_THREADS) if threads is None else threads
+        if not 1 <= count <= MAX_THREADS:
+            raise ValueError(f"threads: wanted 1..{MAX_THREADS}, got {count}")
         self._settings = (IMAGE_CHANNELS, count, isa or "", preferred_kernel or "")
         self._plain = (packed.programs[depth], packed.tensors)
         program, tensors = collapse_tail(*self._plain)

@@ -25,13 +25,15 @@ double vpdpbusd_peak();
 // output's rounding depends on all inputs of its cell, with any instruction set.
 bool conv2d_in_cells(int kernel, int in_channels);
 
+constexpr int kMaxThreads = 1024;
+
 // Every defect of a program or an argument is a std::invalid_argument that says what was wanted and what was got.
 class Engine {
  public:
   // ops: in order of execution; the last one gives `output`. Their tensors are copied, so they may go away afterwards.
   // image_channels: channels of the value "image".
   // preferred_kernel: one of qconv_kernel_names(isa), taken where it fits; empty takes the best for each layer.
-  // threads: >= 1. isa: a name from available_isas(); empty takes $QUANTSR_ISA, or else the fastest.
+  // threads: 1 to kMaxThreads. isa: a name from available_isas(); empty takes $QUANTSR_ISA, or else the fastest.
   Engine(const std::vector<Op>& ops, const std::string& output, int image_channels, int threads, const std::string& isa,
          const std::string& preferred_kernel = "");
   ~Engine();
