@@ -112,7 +112,7 @@ void Workspace::make_tiles(const Plan& plan, int threads) {
   for (size_t i = 0; i < tiles_.size(); ++i) {
     Slot slot = plan.slots[i % plan.slots.size()];
     if (!slot.tile) continue;
-    slot.multiple = 1;
+    slot.factor = slot.multiple = 1;  // height and width are the value's own
     tiles_[i].layout = layout(slot, height, width);
     make_room(slot, tiles_[i]);
   }
