@@ -20,6 +20,7 @@ size_t EdgeQKernels::scratch_bytes() const {
 EdgeQKernels prepare_edges(Isa isa, const EdgeCodes& weights, const std::string& preferred_kernel) {
   EdgeQKernels edges;
   for (int c = 0; c < kEdgeClasses; ++c) {
+    if (c == kMiddle) continue;
     const QWeights own = weights.of(c);
     const int outputs = weights.shape.out_channels;
     edges.classes[c] = {prepare_qconv(isa, weights.shape, own.codes, preferred_kernel), padded(own.mul, outputs),

@@ -53,7 +53,7 @@ struct Step {
   const QConvKernel* qconv_kernel = nullptr;
   const Conv2dKernel* conv2d_kernel = nullptr;
   EdgeKernels edges;                // edge_conv2d: the other classes of pixels
-  EdgeQKernels qedges;              // edge_qconv2d: all of them
+  EdgeQKernels qedges;              // edge_qconv2d: likewise
   AlignedArray<float> mul, bias;    // qconv2d; scale and offset of affine and layer_norm
   AlignedArray<float> inv, offset;  // of the quantizer
 };
