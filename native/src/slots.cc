@@ -40,7 +40,7 @@ class SlotAssigner {
             v.factor,
             v.multiple,
             tile_[value],
-            v.is_codes ? v.zero : 0,
+            std::max(v.zero, 0),  // of codes that only attention reads none is known, or needed
             v.is_codes ? v.levels : 0,
             border ? 1 : 0,
             v.is_codes};
