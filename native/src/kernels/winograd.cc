@@ -85,7 +85,7 @@ bool winograd_fits(const ConvShape& s) {
     if (levels * (c.positive + c.negative) > 255) return false;
   // The sums of a whole layer stay below 2^24, so that they are exact as float32 (see numerics).
   const int64_t most = int64_t{1} << (s.weight_bits - 1);
-  return s.weight_bits <= 4 && F::kGain * 9 * s.in_channels * levels * most < (int64_t{1} << 24);
+  return s.weight_bits <= 4 && int64_t{F::kGain} * 9 * s.in_channels * levels * most < (int64_t{1} << 24);
 }
 
 template <class F>
