@@ -1,6 +1,7 @@
 // The interface of the convolution kernels. A kernel is a prepare function, run once per layer at load, and a run
-// function that computes some rows of one image, from a multiple of kRowRun on. Rows are independent of each other: any
-// thread may compute any of them.
+// function that computes the rows begin .. end - 1 of one image. Both are multiples of kRowRun, or `end` is the image's
+// height: kernels that compute several rows at once stop nowhere else. Rows are independent of each other: any thread
+// may compute any of them.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +16,9 @@ namespace quantsr {
 
 enum class Isa { ref, avx2, avxvnni, avx512vnni, amx, neon };
 
-// Kernels compute whole runs of this many pixels (6, 12 or a tile's 4) and drop those past the end of a row, so buffers
-// that a convolution reads have rows of a multiple of it.
+// Kernels compute whole runs of pixels and drop those past the end of a row. Where a run's length divides this (6, 12
+// or a tile's 4), it stays in the rows of buffers that a convolution reads, which are a multiple of this long. AMX
+// takes runs of 16 and reads on in what follows a row; kRowRun and kReadBehind see to it that something does.
 constexpr int kPixelRun = 12;
 // Rows are shared out in bands of this many; a kernel may read up to so many rows at once.
 constexpr int kRowRun = 4;

@@ -65,13 +65,17 @@ void gather_queries(const QAttentionJob& job, const CodeWindow& w) {
     }
 }
 
-// Pixels behind the last one meet weights of 0. Reads and writes whole groups of channels; slots hold as many.
+// Pixels behind the last one meet weights of 0. Reads and writes whole groups of channels, so it may read some bytes of
+// the next pixel, which lead to nothing; behind the last one slots have room (kReadBehind).
 inline void gather_values(const QAttentionJob& job, const WindowPart& part, const CodeWindow& w) {
   const int64_t channels = w.channels;
   for (int i = 0; i < words_of(part.pixels); ++i) {
     const uint8_t* const* pixels = w.pixels + i * kWordBytes;
     const int64_t at = 2 * int64_t{job.heads} * job.depth;
-    const uint8_t* __restrict a = pixels[0] + at, * __restrict b = pixels[1] + at, * __restrict c = pixels[2] + at, * __restrict d = pixels[3] + at;
+    const uint8_t* __restrict a = pixels[0] + at;
+    const uint8_t* __restrict b = pixels[1] + at;
+    const uint8_t* __restrict c = pixels[2] + at;
+    const uint8_t* __restrict d = pixels[3] + at;
     uint32_t* __restrict to = w.values + i * channels;
     for (int64_t k = 0; k < channels; ++k)
       to[k] = a[k] | uint32_t{b[k]} << 8 | uint32_t{c[k]} << 16 | uint32_t{d[k]} << 24;

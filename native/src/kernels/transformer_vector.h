@@ -1,4 +1,5 @@
 // layer_norm, gelu and window_attention with vectors of any length: the loops that the files transformer_*.cc share.
+// qwindow_attention (qattention_vector.h) uses them too.
 //
 // F: a vector of kLanes floats, 1 to 16 of them (see lanes_*.h). Attention has a lane for each pixel of a window, so
 // that all its sums run within lanes, in the order of their definition. The sums of layer_norm have 16 lanes; where a

@@ -1,5 +1,5 @@
-// The ops that are not convolutions, a row at a time. Views as in kernels/epilogue.h; outputs may be their inputs'
-// memory.
+// The ops that are not convolutions, a row at a time. Views as in kernels/epilogue.h; outputs of affine, relu and
+// residual may be their inputs' memory.
 #pragma once
 
 #include <cstdint>
