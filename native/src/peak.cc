@@ -1,3 +1,5 @@
+#include "kernels/peak.h"
+
 #include <algorithm>
 #include <ctime>
 #include <utility>
@@ -6,11 +8,6 @@
 #include "quantsr/engine.h"
 
 namespace quantsr {
-
-#ifdef QUANTSR_X86
-double peak_vnni(int64_t rounds);      // kernels/peak_avx512vnni.cc
-double peak_vnni_256(int64_t rounds);  // kernels/peak_avxvnni.cc
-#endif
 
 double vpdpbusd_peak() {
 #ifdef QUANTSR_X86

@@ -1,7 +1,7 @@
-// What the CPU can do at most: the bare instruction on 24 independent registers, nothing else.
+// 24 registers.
 #include <immintrin.h>
 
-#include <cstdint>
+#include "kernels/peak.h"
 
 #define FOUR(line) line(0) line(1) line(2) line(3)
 #define ALL(line)                                                                                                \
@@ -16,7 +16,6 @@
 
 namespace quantsr {
 
-// Each returns the multiply-adds done.
 double peak_vnni(int64_t rounds) {
   asm volatile("vpxord %%zmm30, %%zmm30, %%zmm30\n vpxord %%zmm31, %%zmm31, %%zmm31" ::: REGISTERS);
   for (int64_t i = 0; i < rounds; ++i) asm volatile(ALL(VNNI)::: REGISTERS);

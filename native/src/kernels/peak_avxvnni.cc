@@ -1,7 +1,7 @@
-// What the CPU can do at most without AVX-512: the bare instruction on 12 independent registers, nothing else.
+// 12 registers.
 #include <immintrin.h>
 
-#include <cstdint>
+#include "kernels/peak.h"
 
 #define VNNI(n) "%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm" #n "\n"
 #define ALL(line) line(0) line(1) line(2) line(3) line(4) line(5) line(6) line(7) line(8) line(9) line(10) line(11)
@@ -10,7 +10,6 @@
 
 namespace quantsr {
 
-// Returns the multiply-adds done.
 double peak_vnni_256(int64_t rounds) {
   asm volatile("vpxor %%ymm14, %%ymm14, %%ymm14\n vpxor %%ymm15, %%ymm15, %%ymm15" ::: REGISTERS);
   for (int64_t i = 0; i < rounds; ++i) asm volatile(ALL(VNNI)::: REGISTERS);
