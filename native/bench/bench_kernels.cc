@@ -13,13 +13,9 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "kernels/peak.h"
 #include "quantsr/engine.h"
-
-namespace quantsr {
-double peak_vnni(int64_t rounds);
-double peak_vnni_256(int64_t rounds);
-double peak_fma(int64_t rounds);
-}  // namespace quantsr
+#include "round_up.h"
 
 namespace {
 
@@ -45,7 +41,7 @@ struct Candidate {
 struct Layer {
   explicit Layer(int side)
       : side(side),
-        columns((side + kPixelRun - 1) / kPixelRun * kPixelRun + 2),
+        columns(round_up(side, kPixelRun) + 2),
         codes(padded()),
         result(padded()),
         stream(padded()),
@@ -91,7 +87,7 @@ struct FloatLayer {
   FloatLayer(ConvShape shape_, int side_)
       : shape(shape_),
         side(side_),
-        columns((side + kPixelRun - 1) / kPixelRun * kPixelRun + shape.kernel - 1),
+        columns(round_up(side, kPixelRun) + shape.kernel - 1),
         in(columns * (side + kRowRun + shape.kernel - 1) * shape.in_channels),
         out(int64_t{side} * side * shape.out_channels),
         weights(int64_t{shape.out_channels} * shape.kernel * shape.kernel * shape.in_channels),

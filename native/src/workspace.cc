@@ -4,11 +4,10 @@
 #include <type_traits>
 
 #include "error.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
-
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 [[noreturn]] void fail_size(int64_t a, int64_t b) {
   fail("image size", "buffers that fit 64-bit sizes", std::to_string(a) + " x " + std::to_string(b));
@@ -96,7 +95,7 @@ void Workspace::prepare_threads(const Plan& plan, int threads) {
   for (const Step& step : plan.steps)
     scratch_each_ =
         std::max({scratch_each_, step.packed.scratch_bytes, step.qedges.scratch_bytes(), step.scratch_bytes});
-  scratch_each_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_each_), 64));
+  scratch_each_ = round_up(scratch_each_, 64);
   scratch_ = AlignedArray<std::byte>(scratch_each_ * threads);
 }
 

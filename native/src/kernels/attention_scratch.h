@@ -3,12 +3,13 @@
 #pragma once
 
 #include "kernels/transformer.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
 
-inline size_t padded_pixels(int pixels) { return (pixels + kPixelLanes - 1) / kPixelLanes * kPixelLanes; }
-inline size_t padded_channels(int channels) { return (channels + 15) / 16 * 16; }
+inline size_t padded_pixels(int pixels) { return round_up(pixels, kPixelLanes); }
+inline size_t padded_channels(int channels) { return round_up(channels, kChannelGroup); }
 
 constexpr size_t kBlockPixels = 2 * kPixelLanes;  // that see, at once
 

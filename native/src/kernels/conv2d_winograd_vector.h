@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/conv2d_winograd.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
@@ -86,8 +87,8 @@ void multiply_panel(const TileBlock& b, const float* weights, int outputs) {
 template <class Isa, int K>
 void run(const Conv2dJob& job, int64_t begin, int64_t end, float* scratch) {
   constexpr int kPositions = (K + 3) * (K + 3);
-  const int channels = job.shape.in_channels, padded = (channels + 15) / 16 * 16;
-  const int outputs = (job.shape.out_channels + 15) / 16 * 16;
+  const int channels = job.shape.in_channels, padded = round_up(channels, kChannelGroup);
+  const int outputs = round_up(job.shape.out_channels, kChannelGroup);
   const int64_t across = (job.width + 3) / 4, tiles = (end - begin + 3) / 4 * across;
   const int64_t blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles, each = (tiles + blocks - 1) / blocks;
   float* sums = scratch + kWinogradTiles * tile_stride<K>(padded);

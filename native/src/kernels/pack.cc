@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "round_up.h"
+
 namespace quantsr {
 namespace {
-
-size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 // sum (a - zero) * w = sum a * w - zero * sum w: the second part is where the accumulator starts.
 AlignedArray<int32_t> initial_sums(const ConvShape& s, const int8_t* weights) {

@@ -4,11 +4,10 @@
 
 #include "kernels/conv2d_winograd.h"
 #include "kernels/pack.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
-
-size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 // K taps, `step` apart, to K + 3 values.
 template <int K>

@@ -13,6 +13,7 @@
 #include "kernels/amx.h"
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
@@ -244,7 +245,7 @@ void rows(const QConvJob& job, int64_t begin, int64_t end, int32_t* sums) {
 }  // namespace
 
 PackedConv pack_qconv_amx(const ConvShape& s, const int8_t* weights) {
-  const int64_t pixel = (s.in_channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup;
+  const int64_t pixel = round_up(s.in_channels, kChannelGroup);
   const int64_t steps = steps_of_row(s, pixel), panels = (s.out_channels + kPanel - 1) / kPanel;
   PackedConv packed;
   packed.codes = AlignedArray<int8_t>(panels * s.kernel * steps * 2 * kTileBytes);

@@ -5,6 +5,7 @@
 #include "kernels/epilogue_avx512.h"
 #include "kernels/kernels.h"
 #include "kernels/winograd.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
@@ -27,9 +28,9 @@ template <class F>
 struct Scratch {
   explicit Scratch(std::byte* at, int64_t channels)
       : inputs(reinterpret_cast<uint8_t*>(at)),
-        sums(reinterpret_cast<int32_t*>(at + F::kPositions * R * ((channels + 63) / 64 * 64))) {}
+        sums(reinterpret_cast<int32_t*>(at + F::kPositions * R * round_up(channels, 64))) {}
   static size_t bytes(int64_t channels) {
-    return F::kPositions * R * ((channels + 63) / 64 * 64 + kPanel * sizeof(int32_t));
+    return F::kPositions * R * (round_up(channels, 64) + kPanel * sizeof(int32_t));
   }
   uint8_t* inputs;  // [position][tile][channel]
   int32_t* sums;    // [tile][group of 16 outputs][position][16]
@@ -111,7 +112,7 @@ struct Place {
 template <class F, class Flags>
 void rows(const QConvJob& job, int64_t begin, int64_t end, std::byte* memory) {
   const int64_t channels = job.in.pixel_stride;
-  const int outputs = (job.shape.out_channels + 15) / 16 * 16;
+  const int outputs = round_up(job.shape.out_channels, kChannelGroup);
   const Scratch<F> scratch(memory, channels);
   const int64_t across = (job.width + F::kTile - 1) / F::kTile;
   const int64_t count = (end - begin + F::kTile - 1) / F::kTile * across;
@@ -146,7 +147,7 @@ void run(const QConvJob& job, int64_t begin, int64_t end, std::byte* scratch) {
 template <class F>
 PackedConv pack(const ConvShape& shape, const int8_t* weights) {
   PackedConv packed = pack_qconv_winograd<F>(shape, weights, kPanel, Bytes::u8);
-  packed.scratch_bytes = Scratch<F>::bytes((shape.in_channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup);
+  packed.scratch_bytes = Scratch<F>::bytes(round_up(shape.in_channels, kChannelGroup));
   return packed;
 }
 

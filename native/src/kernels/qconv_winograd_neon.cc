@@ -5,6 +5,7 @@
 #include "kernels/epilogue_neon.h"
 #include "kernels/kernels.h"
 #include "kernels/winograd.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
@@ -118,7 +119,7 @@ void rows(const QConvJob& job, int64_t begin, int64_t end, std::byte* memory) {
 template <class F>
 PackedConv pack(const ConvShape& shape, const int8_t* weights) {
   PackedConv packed = pack_qconv_winograd<F>(shape, weights, kPanel, Bytes::s8);
-  packed.scratch_bytes = Scratch<F>::bytes((shape.in_channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup);
+  packed.scratch_bytes = Scratch<F>::bytes(round_up(shape.in_channels, kChannelGroup));
   return packed;
 }
 

@@ -2,15 +2,14 @@
 // words, products summed over 2 inputs into 32 bits. A register block is 6 pixels of a row x 16 outputs. The codes that
 // the block reads are widened once, for all outputs.
 #include "kernels/qconv_avx2.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
 
 constexpr int kPanel = 16;  // outputs
 
-int64_t padded_inputs(const ConvShape& s) {
-  return (s.in_channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup;
-}
+int64_t padded_inputs(const ConvShape& s) { return round_up(s.in_channels, kChannelGroup); }
 
 // The pixels that a block reads of each of the kernel's rows.
 int64_t window(const ConvShape& s) { return kPixels + s.kernel - 1; }

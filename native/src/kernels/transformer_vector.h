@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "kernels/attention_scratch.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
@@ -85,7 +86,7 @@ INLINE F scaled(const Epilogue& e, F f, int c) {
 template <class F, class ValueOf>
 INLINE void finish(const Epilogue& e, const Target& to, ValueOf value) {
   constexpr int kFour = 4 * F::kLanes;
-  const int padded = (e.channels + kChannelGroup - 1) / kChannelGroup * kChannelGroup;
+  const int padded = round_up(e.channels, kChannelGroup);
   int c = 0;
   for (; c + kFour <= padded; c += kFour) {
     F f[4];

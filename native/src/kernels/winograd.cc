@@ -4,11 +4,10 @@
 #include <cstdlib>
 
 #include "error.h"
+#include "round_up.h"
 
 namespace quantsr {
 namespace {
-
-int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
 // Of a position: how the 1D transforms of all inputs add up.
 struct Coefficients {
