@@ -60,3 +60,20 @@ def test_sums_stay_in_registers_in_the_loops_that_multiply():
     vector_on_stack = re.compile(r"\(%r[sb]p.*%[yz]mm|%[yz]mm.*\(%r[sb]p")
     spills = [f"{address:x}: {text}" for _, loop in loops for address, text in loop if vector_on_stack.search(text)]
     assert spills == [], f"{len(spills)} in {len(loops)} loops"
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_transforms_of_inputs_read_each_byte_once():
+    """Another thread may be writing it (docs/kernels.md): F(4x4) takes 6x6 pixels to 46 positions, whose offsets are
+    broadcast."""
+    functions = [[]]
+    for _, text in disassemble(_native.__file__):
+        functions[-1].append(text)
+        if text.startswith("ret"):
+            functions.append([])
+    vector = re.compile(r"^(v\w+) .*\((?!%r[sb]p).*\),.*%ymm")  # read, but not from the stack
+    reads = [[m[1] for m in map(vector.match, texts) if m] for texts in functions]
+    pixels = [len(names) - 46 for names in reads if names.count("vpbroadcastb") == 46]
+    if not pixels:
+        pytest.skip("no transform for AVX2 that is a function of its own")
+    assert set(pixels) == {36}
