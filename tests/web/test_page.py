@@ -201,6 +201,23 @@ def test_mouse_moves_line_and_picture(page: Page, photo: Path) -> None:
     assert shown(page, "after")[:2] == pytest.approx((before[0] - 30, before[1] - 20))
 
 
+def test_what_the_browser_cannot_show_is_not_called_before(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:
+    with Image.open(photo) as image:
+        image.save(tmp_path / "scan.tif")
+    page.choose(tmp_path / "scan.tif", scale="2", depth="quarter")
+    page.enlarge()
+    page.wait(lambda: page.at("no-before").is_displayed())
+    assert page.at("after").is_displayed() and not page.at("before-pane").is_displayed()
+    assert "before" not in page.at("view").text and not page.at("split").is_displayed()
+    assert page.at("no-before").text.startswith("This browser cannot show the photo before")
+    page.picture(f"7-tiff-{theme}")
+    page.choose(photo)
+    page.enlarge()
+    visible = [page.at(id).is_displayed() for id in ("before-pane", "line", "split", "no-before")]
+    assert visible == [True, True, True, False]
+    assert "before" in page.at("view").text
+
+
 def test_cancel_and_go_on_at_once(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:
     large = tmp_path / "large.jpg"
     Image.new("RGB", (2000, 1500), "gray").save(large)

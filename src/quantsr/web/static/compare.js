@@ -11,12 +11,17 @@ const place = { width: 1, height: 1, zoom: 1, x: 0, y: 0, fitted: true };
 
 export function show(before, after, width, height) {
   Object.assign(place, { width, height, fitted: true });
-  at("before-pane").hidden = line.hidden = false;
-  at("before").onerror = () => { at("before-pane").hidden = line.hidden = true; }; // a TIFF in most browsers
+  seeBefore(true);
+  at("before").onerror = () => seeBefore(false); // a TIFF in most browsers
   at("before").src = before;
   at("after").src = after;
   view.style.aspectRatio = `${width} / ${height}`;
   draw();
+}
+
+function seeBefore(able) {
+  for (const part of document.querySelectorAll(".of-before")) part.hidden = !able;
+  at("no-before").hidden = able;
 }
 
 function draw() {
