@@ -218,6 +218,22 @@ def test_what_the_browser_cannot_show_is_not_called_before(page: Page, photo: Pa
     assert "before" in page.at("view").text
 
 
+def test_a_result_names_its_photo_and_no_other_is_called_done(
+    page: Page, photo: Path, tmp_path: Path, theme: str
+) -> None:
+    page.choose(photo, scale="2", depth="quarter")
+    page.enlarge()
+    assert photo.name in page.at("result-title").text
+    heic = tmp_path / "IMG_0001.HEIC"
+    heic.write_bytes(b"\0\0\0\x18ftypheic")
+    page.choose(heic)
+    assert page.at("status").text == ""
+    page.enlarge()
+    assert page.at("error").text.startswith("This file is not a photo") and page.at("status").text == ""
+    assert photo.name in page.at("result-title").text
+    page.picture(f"8-another-{theme}")
+
+
 def test_cancel_and_go_on_at_once(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:
     large = tmp_path / "large.jpg"
     Image.new("RGB", (2000, 1500), "gray").save(large)

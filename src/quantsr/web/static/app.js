@@ -46,6 +46,7 @@ function choose(taken) {
   at("chosen").replaceChildren(name, `, ${size}`);
   photo.required = false;
   at("error").textContent = "";
+  if (!job) at("status").textContent = ""; // it told of the photo before
 }
 
 function listModels() {
@@ -150,6 +151,7 @@ function present(view, taken, result) {
   links.forEach(URL.revokeObjectURL);
   links = [taken, result].map((blob) => URL.createObjectURL(blob));
   at("result").hidden = false;
+  at("result-title").textContent = `Before and after: ${taken.name}`;
   show(...links, view.width, view.height);
   const download = at("download");
   download.href = links[1];
