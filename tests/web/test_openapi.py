@@ -30,7 +30,8 @@ def form_fields() -> dict[str, Any]:
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[str]:
     wrong = st.text(max_size=30)
-    return st.one_of(st.sampled_from(schema["enum"]), wrong) if "enum" in schema else wrong
+    right = [value for kind in schema.get("anyOf", [schema]) for value in kind.get("enum", ())]
+    return st.one_of(st.sampled_from(right), wrong) if right else wrong
 
 
 FORMS = st.fixed_dictionaries(

@@ -96,6 +96,15 @@ def test_transparency_comes_back(client: TestClient, picture: Callable[..., np.n
     np.testing.assert_array_equal(result, quantsr.load("quantsr-c-x2-w4a4").upscale(photo))
 
 
+@pytest.mark.parametrize(
+    ("fields", "scale"), [({}, 4), ({"model": "quantsr-c-x2-w4a4"}, 2), ({"scale": "", "model": ""}, 4)], ids=str
+)
+def test_the_scale_is_4_or_what_the_model_does(client: TestClient, fields: dict[str, str], scale: int) -> None:
+    answer = post(client, encoded(np.zeros((8, 8, 3), np.uint8)), **fields)
+    assert answer.status_code == 202, answer.text
+    assert (answer.json()["scale"], answer.json()["model"]) == (scale, f"quantsr-c-x{scale}-w4a4")
+
+
 def test_models_and_limits_are_told(client: TestClient) -> None:
     offer = client.get("/api/models").json()
     assert {model["name"] for model in offer["models"]} == set(quantsr.zoo.bundled())
@@ -186,7 +195,7 @@ def test_a_torn_photo_fails_alone(client: TestClient, picture: Callable[..., np.
         ({"scale": "5"}, "scale"),
         ({"scale": "4 "}, "scale"),
         ({"depth": "deep"}, "depth"),
-        ({"model": "../../etc/passwd"}, "wanted one of the models for x4"),
+        ({"model": "../../etc/passwd"}, "wanted one of the models: quantsr-c-x2-w2a2, "),
         ({"scale": "2", "model": "quantsr-c-x4-w4a4"}, "wanted one of the models for x2"),
     ],
     ids=str,

@@ -125,12 +125,12 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
     @app.post("/api/jobs", status_code=202, responses=refused)
     def start(
         photo: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, AVIF, BMP or GIF")],
-        scale: Annotated[Literal["2", "3", "4"], Form()] = "4",
+        scale: Annotated[Literal["2", "3", "4"] | None, Form(description="default: 4, or what the model does")] = None,
         model: Annotated[str | None, Form(max_length=128)] = None,
         depth: Annotated[Literal["full", "half", "quarter"], Form()] = "full",
     ) -> JobView:
         """Puts a photo into the queue."""
-        chosen = _chosen(offer, int(scale), model, depth)
+        chosen = _chosen(offer, int(scale) if scale else None, model, depth)
         with jobs.received(photo.file) as path:
             width, height = _result_size(path, chosen.scale, settings.max_pixels)
             return _job_view(jobs, jobs.submit(path, chosen.name, chosen.scale, depth, (width, height)))
@@ -179,14 +179,17 @@ def _result_size(photo: Path, scale: int, most: int) -> tuple[int, int]:
     return facts.width * scale, facts.height * scale
 
 
-def _chosen(offer: Offer, scale: int, name: str | None, depth: str) -> ModelView:
-    fitting = [model for model in offer.models if model.scale == scale]
+def _chosen(offer: Offer, scale: int | None, name: str | None, depth: str) -> ModelView:
+    if not name:
+        scale = scale or 4
+    fitting = [model for model in offer.models if scale in (None, model.scale)]
     for model in fitting:
         if name == model.name or (not name and model.default):
             if depth not in model.blocks:
                 raise HTTPException(422, f"{model.name} has the depths {', '.join(model.blocks)}")
             return model
-    raise HTTPException(422, f"wanted one of the models for x{scale}: {', '.join(model.name for model in fitting)}")
+    models = f"models for x{scale}" if scale else "models"
+    raise HTTPException(422, f"wanted one of the {models}: {', '.join(model.name for model in fitting)}")
 
 
 def _job_view(jobs: Jobs, job: Job) -> JobView:
