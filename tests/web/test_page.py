@@ -40,6 +40,20 @@ const element = document.activeElement, style = (one) => getComputedStyle(one).o
 return style(element) === "none" ? style(element.parentElement) : style(element);
 """
 
+# Of each control's border against the card that it lies on, by WCAG 2
+CONTRASTS = """
+const light = (colour) => {
+  const [r, g, b] = colour.match(/\\d+/g).map((byte) => byte / 255)
+    .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+};
+const card = light(getComputedStyle(document.getElementById("form")).backgroundColor);
+return [...document.querySelectorAll("#drop, select, button, .choices label")].map((control) => {
+  const border = light(getComputedStyle(control).borderTopColor);
+  return Math.max(border, card) / Math.min(border, card);
+});
+"""
+
 
 class Page:
     def __init__(self, browser: Any, url: str) -> None:
@@ -150,6 +164,10 @@ def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) ->
     assert page.run("return document.documentElement.scrollWidth") == 360
     problems = [entry for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert problems == []
+
+
+def test_the_borders_of_controls_can_be_seen(page: Page) -> None:
+    assert min(page.run(CONTRASTS)) >= 3  # WCAG 1.4.11
 
 
 def test_everything_by_keyboard(page: Page, photo: Path, theme: str) -> None:
