@@ -138,6 +138,7 @@ def shown(page: Page, id: str) -> tuple[float, float, float]:
 
 def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) -> None:
     page.picture(f"1-start-{theme}")
+    assert "4 bits: best (default)" in page.at("model").text
     page.choose(photo, scale="2", depth="half")
     assert photo.name in page.at("chosen").text
     page.enlarge()
@@ -162,6 +163,8 @@ def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) ->
     page.as_phone()
     page.picture(f"3-phone-{theme}")
     assert page.run("return document.documentElement.scrollWidth") == 360
+    right = "return document.getElementById('{}').getBoundingClientRect().right"
+    assert page.run(right.format("model")) <= page.run(right.format("drop"))
     problems = [entry for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert problems == []
 

@@ -1,6 +1,7 @@
 """The HTTP interface, on a real engine and on jobs that wait until they are told to go on."""
 
 import io
+import json
 import threading
 import time
 import zlib
@@ -14,10 +15,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import quantsr
-from quantsr import photos
+from quantsr import photos, zoo
 from quantsr.photos import PhotoError
 from quantsr.web.jobs import KEPT_RESULTS, Job, Jobs
-from quantsr.web.server import Settings, create_app
+from quantsr.web.server import WORDS, Settings, create_app
 
 SMALL = Settings(max_bytes=200_000, max_pixels=1_000_000, queue=2, threads=1, upload_seconds=5)
 
@@ -94,6 +95,27 @@ def test_transparency_comes_back(client: TestClient, picture: Callable[..., np.n
     view = finished(client, post(client, encoded(photo), scale="2").json()["id"])
     result = np.array(Image.open(io.BytesIO(client.get(f"/api/jobs/{view['id']}/result").content)))
     np.testing.assert_array_equal(result, quantsr.load("quantsr-c-x2-w4a4").upscale(photo))
+
+
+def test_the_words_of_models_agree_with_scores_and_sizes(client: TestClient) -> None:
+    scores = json.loads(zoo.SCORES.read_text())
+
+    def psnr(name: str, depth: str) -> float:
+        return sum(score["psnr"] for score in scores[name]["scores"][depth].values())
+
+    def size(name: str) -> int:
+        return zoo.find(name).stat().st_size
+
+    models = client.get("/api/models").json()["models"]
+    for scale in (2, 3, 4):
+        said = {model["words"]: model["name"] for model in models if model["scale"] == scale}
+        best, middle, smallest = (said.pop(words) for words in WORDS.values() if not words.startswith("transformer"))
+        assert size(smallest) == min(map(size, (best, middle, smallest, *said.values())))
+        assert size(smallest) < size(middle) < size(best)
+        for depth in ("full", "half", "quarter"):
+            assert psnr(best, depth) > psnr(middle, depth) > psnr(smallest, depth)
+            for name in said.values():
+                assert psnr(name, depth) < psnr(name.replace("-t-", "-c-"), depth), name
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,15 @@ from quantsr.web.jobs import KEPT_SECONDS, Job, Jobs, State, told
 STATIC = Path(__file__).parent / "static"
 MEGA = 1_000_000
 FORM_LIMITS: Any = {"max_files": 1, "max_fields": 8, "max_part_size": 1024}
+# Of what a network is and its bits: what its score (README.md), file and time (docs/benchmarks.md) are among those of
+# its scale.
+WORDS = {
+    ("quantsr-c", 4): "4 bits: best",
+    ("quantsr-c", 3): "3 bits: between 2 and 4",
+    ("quantsr-c", 2): "2 bits: smallest file",
+    ("quantsr-t", 4): "transformer, 4 bits: slower, no better",
+    ("quantsr-t", 2): "transformer, 2 bits: slower, no better",
+}
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
@@ -42,11 +51,12 @@ class Problem(BaseModel):
 
 
 class ModelView(BaseModel):
-    """blocks: of each depth. default: taken when only a scale is given."""
+    """words: for people. blocks: of each depth. default: taken when only a scale is given."""
 
     name: str
     scale: int
     bits: str
+    words: str
     blocks: dict[str, int]
     default: bool
 
@@ -161,6 +171,7 @@ def _model_view(name: str) -> ModelView:
     scale = int(info["upscale"])
     return ModelView(
         name=name, scale=scale, bits=f"W{info['weight_bits']}A{info['act_bits']}",
+        words=WORDS[info["architecture"], info["weight_bits"]],
         blocks={depth: len(kept) for depth, kept in info["depths"].items()}, default=name == zoo.default_name(scale),
     )  # fmt: skip
 

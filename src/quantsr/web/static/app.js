@@ -51,7 +51,8 @@ function choose(taken) {
 
 function listModels() {
   const fitting = offer.models.filter((one) => one.scale === Number(chosen("scale")));
-  at("model").replaceChildren(...fitting.map((one) => new Option(`${one.name} (${one.bits})`, one.name, one.default, one.default)));
+  at("model").replaceChildren(...fitting.map((one) =>
+    new Option(one.words + (one.default ? " (default)" : ""), one.name, one.default, one.default)));
   listDepths();
 }
 
