@@ -415,6 +415,23 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("how", ["interrupted", "closed pipe"])
+def test_a_run_that_is_stopped_tells_no_more_than_that(how: str, make_clip: Make, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mkv", frames=90, width=160, height=120, audio=None)
+    words = command_line(source, "-o", tmp_path / "b.mkv", "--json", "--segment", 200)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        while json.loads(process.stdout.readline()).get("frame", 0) < 3:
+            pass
+        if how == "interrupted":
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stdout.close()
+        told, code = process.stderr.read(), process.wait(60)
+    assert (code, told) == {"interrupted": (130, "quantsr: interrupted\n"), "closed pipe": (141, "")}[how]
+    assert list(tmp_path.iterdir()) == [source]
+
+
 @pytest.mark.parametrize("suffix", plan.CONTAINERS)
 def test_resume_leaves_a_finished_result_alone(
     suffix: str, make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ same. So a segment needs no times of its own: its n-th packet is the n-th frame,
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -96,9 +97,15 @@ def encode(file: BinaryIO, target: Target, frames: Iterable[Any]) -> None:
     """Writes the frames as a segment into an open file. Raises VideoError, or OSError from the file."""
     with av.open(file, "w", format=SEGMENT) as container:
         stream = target.add_to(container)
-        for number, frame in enumerate(frames):
-            frame.pts, frame.time_base = number, stream.codec_context.time_base
-            container.mux(stream.encode(frame))
+        try:
+            for number, frame in enumerate(frames):
+                frame.pts, frame.time_base = number, stream.codec_context.time_base
+                container.mux(stream.encode(frame))
+        except BaseException:
+            if target.name == "av1":  # SVT-AV1 ends its frames in any case, and complains on stderr if it is not told
+                with suppress(av.error.FFmpegError):
+                    stream.encode(None)
+            raise
         container.mux(stream.encode(None))
 
 
