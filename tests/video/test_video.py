@@ -281,6 +281,15 @@ def test_bad_files_are_named_errors(make_clip: Make, tmp_path: Path, capsys: pyt
     assert 20 < len(times(tmp_path / "out.mkv")) < 60
 
 
+def test_pictures_are_sent_to_upscale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "a.gif", save_all=True, append_images=[blue])
+    for name, words in (("photo.jpg", "`quantsr upscale` enlarges pictures"), ("a.gif", f"wanted {clips.NAMES}")):
+        assert enlarge(tmp_path / name, "-o", tmp_path / "out.mkv") == 4
+        assert capsys.readouterr().err == f"quantsr: {tmp_path / name}: not a readable video; {words}\n"
+
+
 # Container, codec, sound, clock. MPEG-TS, MPEG-PS, NUT with sound and what was written live do not tell their end.
 KNOW_THEIR_END = [
     (".mkv", "ffv1", "flac", 1000), (".mkv", "mpeg4", None, 1000), (".webm", "libvpx-vp9", "libopus", 1000),

@@ -1,5 +1,6 @@
 """A video file that is read: what its head tells, and its frames, decoded one after the other."""
 
+import errno
 import os
 from array import array
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from typing import Any
 
 import av
 
+from quantsr import photos
 from quantsr.video.colour import Colour, NotConvertible
 
 # Formats that hold a film in one file. Playlists are not among them: they would make us read other files.
 FORMATS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,mpegts,mpeg,flv,ogg,nut,ivf,asf,mxf"
+NAMES = "Matroska, WebM, MP4, MOV, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, NUT, IVF, ASF or MXF"
 KINDS = {"audio": "audio", "subtitle": "subtitles", "attachment": "attachments", "data": "data"}  # type -> --drop
 # How the outermost boxes begin of which a file consists: the first bytes of Matroska's and ASF's, the kinds of MP4's.
 MATROSKA = (bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067"))
@@ -73,8 +76,11 @@ def opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise VideoError(f"{path}: {'is a folder, wanted a video' if path.is_dir() else 'no such file'}")
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-    with reading(path):
-        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+    try:
+        with reading(path):
+            container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+    except VideoError as error:
+        raise VideoError(f"{error}; {_instead(path)}") from error
     with container:
         yield container
 
@@ -87,7 +93,17 @@ def reading(path: Path) -> Iterator[None]:
     except av.error.PermissionError as error:
         raise PermissionError(error.errno, os.strerror(error.errno), str(path)) from error
     except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: not a readable video ({error.strerror})") from error
+        told = "" if error.errno == errno.EINVAL else f" ({error.strerror})"  # it is for formats that are not asked for
+        raise VideoError(f"{path}: not a readable video{told}") from error
+
+
+def _instead(path: Path) -> str:
+    """What to do about a file that is no video."""
+    try:
+        photos.probe(path)
+    except photos.PhotoError:
+        return f"wanted {NAMES}"
+    return "`quantsr upscale` enlarges pictures"
 
 
 def probe(path: Path) -> Head:
