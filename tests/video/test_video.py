@@ -254,6 +254,19 @@ def test_nothing_is_overwritten(make_clip: Make, tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.glob(".quantsr-*"))
 
 
+def test_by_default_the_result_is_beside_the_input(
+    make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_clip(tmp_path / "a.MP4", codec="mpeg4", audio=None, frames=2)
+    out = tmp_path / "a_x2.MP4"
+    assert enlarge("-i", source) == 0 and len(times(out)) == 2
+    assert enlarge(source, "--resume") == 0 and "was done before" in capsys.readouterr().out
+    assert enlarge(source) == 4 and f"{out} exists; pass --force to overwrite it" in capsys.readouterr().err
+    make_clip(tmp_path / "b.avi", codec="mpeg4", audio=None, frames=2, tick=Fraction(1, 25))
+    assert enlarge("-i", tmp_path / "b.avi") == 0 and len(times(tmp_path / "b_x2.mkv")) == 2
+    assert enlarge(".") == 4 and "is a folder" in capsys.readouterr().err
+
+
 def test_progress_for_programs(make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_clip(tmp_path / "a.mkv", frames=4)
     assert enlarge(source, "-o", tmp_path / "b.mkv", "--json") == 0
@@ -342,9 +355,11 @@ def test_whole_files_are_taken_for_whole(make_clip: Make, tmp_path: Path) -> Non
 
 
 def test_wrong_usage(make_clip: Make, tmp_path: Path) -> None:
-    for words in (["-o", "b.avi"], ["-o", "b.mkv", "--crf", "64"], ["-o", "b.mkv", "--drop", "sound"], []):
+    for words in (["-o", "b.avi"], ["--crf", "64"], ["--drop", "sound"], ["-i", "b.mkv"], ["c.mkv"]):
         with pytest.raises(SystemExit, match="2"):
             main(["video", str(tmp_path / "a.mkv"), *words])
+    with pytest.raises(SystemExit, match="2"):
+        main(["video"])
     assert (command.SUFFIXES, command.CODECS) == (tuple(sorted(plan.CONTAINERS)), tuple(sorted(encode.CODECS)))
     assert set(command.DROP) == {*clips.KINDS.values(), "covers", "alpha", "aspect"}
 

@@ -19,6 +19,7 @@ from quantsr.packing.program import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
 
 USAGE, SOME_FAILED, NONE_DONE, NO_ROOM = 2, 3, 4, 5
+INPUT_OPTION = "INPUT as an option, as other upscalers have it"
 
 
 class Failure(Exception):

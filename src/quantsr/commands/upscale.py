@@ -23,6 +23,7 @@ from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
 from quantsr.batch.within import choose_depth
 from quantsr.commands.common import (
+    INPUT_OPTION,
     NO_ROOM,
     NONE_DONE,
     SOME_FAILED,
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", type=place, metavar="INPUT", help="an image file, or a folder of them")
     parser.add_argument(
         "-i", "--input", nargs="+", action="extend", type=place, default=[], dest="more", metavar="INPUT",
-        help="INPUT as an option, as other upscalers have it",
+        help=INPUT_OPTION,
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=place, metavar="OUT", help="default: beside each input")
     parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")

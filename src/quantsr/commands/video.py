@@ -1,8 +1,8 @@
 """Upscale a video.
 
-OUT is a .mkv, .webm or .mp4. Frames keep their times, also where these are not even; sound, subtitles, chapters and
-attachments are copied as they are. No file is overwritten without --force. A run that was stopped goes on with
---resume. Needs the extra `video`.
+OUT is a .mkv, .webm or .mp4; without it NAME_x4.mp4 and so on beside INPUT, .mkv if INPUT is none of them. Frames keep
+their times, also where these are not even; sound, subtitles, chapters and attachments are copied as they are. No file
+is overwritten without --force. A run that was stopped goes on with --resume. Needs the extra `video`.
 """
 
 import argparse
@@ -10,13 +10,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantsr.batch.plan import TEMPLATE
 from quantsr.commands.common import (
+    INPUT_OPTION,
     NONE_DONE,
     Failure,
     add_network,
     extra_needed,
     load_model,
     model_hash,
+    place,
     positive,
     terminated_as_interrupted,
 )
@@ -36,8 +39,12 @@ DROP = ("alpha", "aspect", "attachments", "audio", "covers", "data", "subtitles"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, metavar="INPUT", help="a video file")
-    parser.add_argument("-o", "--output", type=_target, required=True, metavar="OUT", help=", ".join(SUFFIXES))
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("input", nargs="?", type=place, metavar="INPUT", help="a video file")
+    source.add_argument("-i", "--input", type=place, dest="option", metavar="INPUT", help=INPUT_OPTION)
+    parser.add_argument(
+        "-o", "--output", type=_target, metavar="OUT", help=f"{', '.join(SUFFIXES)}; default: beside INPUT"
+    )
     add_network(parser)
     parser.add_argument("--codec", choices=CODECS, default="av1", help="default: av1; ffv1 loses nothing, and is large")
     parser.add_argument("--crf", type=_crf, metavar="N", help="quality of av1 and vp9, 0 best to 63; default: 24")
@@ -75,9 +82,10 @@ def _run(args: argparse.Namespace) -> None:
     from quantsr.video.tell import ForPeople, JsonLines
 
     model, _ = load_model(args)
-    require_folder(args.output.parent)
-    head = clip.probe(args.input)
-    plan = Plan(args.input, args.output, head, model.scale, args.drop)
+    source = args.input or args.option
+    output = args.output or source.parent / _name(source, model.scale)
+    require_folder(output.parent)
+    plan = Plan(source, output, clip.probe(source), model.scale, args.drop)
     teller: Teller = JsonLines(plan) if args.json else ForPeople(plan)
     state, told = "interrupted", ""
     try:
@@ -172,6 +180,12 @@ def _facts(args: argparse.Namespace, plan: "Plan", target: "Target") -> dict[str
         "--accept-damage": args.accept_damage,
         "version of PyAV": av.__version__,
     } | ({"--tta": True} if args.tta else {})  # not told where it is off: films begun earlier have no word of it
+
+
+def _name(source: Path, scale: int) -> str:
+    """Of the result beside a source."""
+    suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".mkv"  # which holds most kinds of streams
+    return TEMPLATE.format(stem=source.stem, scale=scale, suffix=suffix)
 
 
 def _target(text: str) -> Path:
