@@ -36,7 +36,7 @@ def collage(data: Path) -> np.ndarray:
 
 def measured(folder: Path, isa: str, *options: str) -> dict[str, float]:
     """Seconds of CPU and wall, and MiB, of one command."""
-    command = [sys.executable, "-m", "quantsr.cli", "upscale", "in.png", "-o", "out.png", "--force", "-n", MODEL]
+    command = [sys.executable, "-m", "quantsr", "upscale", "in.png", "-o", "out.png", "--force", "-n", MODEL]
     start = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--threads", str(THREADS), *options],

@@ -354,7 +354,7 @@ def test_help_keeps_the_paragraphs_of_a_command(capsys: pytest.CaptureFixture[st
 def test_a_command_to_which_nobody_listens_ends_quietly(words: str, unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "quantsr.cli", words]
+    command = [sys.executable, "-m", "quantsr", words]
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, env=environment)
     os.close(writing)
@@ -366,7 +366,7 @@ def test_a_command_to_which_nobody_listens_ends_quietly(words: str, unbuffered: 
 def test_a_full_disk_behind_stdout(unbuffered: str) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "quantsr.cli", "models"]
+        command = [sys.executable, "-m", "quantsr", "models"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
     assert done.returncode == 5 and done.stderr.strip().endswith(b"No space left on device")
 

@@ -104,7 +104,3 @@ def _version() -> str:
     from quantsr import __version__
 
     return f"quantsr {__version__}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

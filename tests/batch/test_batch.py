@@ -433,7 +433,7 @@ def test_a_resolution_beyond_all_formats_stops_nothing(tmp_path: Path, picture: 
 def test_results_go_to_stdout_while_the_bar_is_on_a_terminal(folder: Path, tmp_path: Path) -> None:
     main, bar = os.openpty()
     with open(tmp_path / "told.txt", "w") as told:
-        command = [sys.executable, "-m", "quantsr.cli", "upscale", *OPTIONS, str(folder / "a.png"), "-o", tmp_path]
+        command = [sys.executable, "-m", "quantsr", "upscale", *OPTIONS, str(folder / "a.png"), "-o", tmp_path]
         subprocess.run(command, stdout=told, stderr=bar, check=True)
     os.close(bar)
     os.close(main)
@@ -443,7 +443,7 @@ def test_results_go_to_stdout_while_the_bar_is_on_a_terminal(folder: Path, tmp_p
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
 def test_names_are_told_whole_on_a_narrow_terminal(folder: Path, tmp_path: Path) -> None:
     main, terminal = os.openpty()
-    command = [sys.executable, "-m", "quantsr.cli", "upscale", *OPTIONS, str(folder / "a.png"), "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "quantsr", "upscale", *OPTIONS, str(folder / "a.png"), "-o", str(tmp_path)]
     narrow = os.environ | {"COLUMNS": "40", "TERM": "xterm"}
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=narrow) as process:
         os.close(terminal)
@@ -576,7 +576,7 @@ def test_within_measures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def command(folder: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "quantsr.cli", "upscale", *OPTIONS, str(folder), "-o", str(out), "-r", "--resume"]
+    return [sys.executable, "-m", "quantsr", "upscale", *OPTIONS, str(folder), "-o", str(out), "-r", "--resume"]
 
 
 @pytest.fixture

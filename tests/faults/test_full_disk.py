@@ -23,7 +23,7 @@ from quantsr.cli import main
 from quantsr.photos import Photo
 
 OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
-QUANTSR = (sys.executable, "-m", "quantsr.cli")
+QUANTSR = (sys.executable, "-m", "quantsr")
 RECIPE = """
 model = { upscale = 2, channels = 8, blocks = 2 }
 quant = { weight_bits = 4, act_bits = 4 }

@@ -21,7 +21,7 @@ def upscale(folder: Path, mib: int) -> "subprocess.CompletedProcess[str]":
 
     options = ["-n", "quantsr-c-x4-w4a4", "--depth", "quarter", "--threads", "2", "-o", "out.png", "--force"]
     return subprocess.run(
-        [sys.executable, "-m", "quantsr.cli", "upscale", "in.png", *options],
+        [sys.executable, "-m", "quantsr", "upscale", "in.png", *options],
         cwd=folder, preexec_fn=limit, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 

@@ -240,7 +240,7 @@ def test_out_of_memory_is_one_failed_file(tmp_path: Path, sound: dict[str, bytes
         resource.setrlimit(resource.RLIMIT_AS, (768 << 20, 768 << 20))
 
     done = subprocess.run(
-        [sys.executable, "-m", "quantsr.cli", "upscale", "big.png", "small.png", *options],
+        [sys.executable, "-m", "quantsr", "upscale", "big.png", "small.png", *options],
         cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr

@@ -399,7 +399,7 @@ def test_pixels_are_kept_as_well_as_the_encoder_can(kind: str, codec: str, wante
 
 
 def command_line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "quantsr.cli", "video", *OPTIONS, *map(str, arguments)]
+    return [sys.executable, "-m", "quantsr", "video", *OPTIONS, *map(str, arguments)]
 
 
 def killed(words: list[str], segments: int, how: signal.Signals, folder: Path) -> int:

@@ -22,7 +22,7 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    command = [sys.executable, "-m", "quantsr.cli", "serve", "--port", "0", "--max-megabytes", "4", "--threads", "2"]
+    command = [sys.executable, "-m", "quantsr", "serve", "--port", "0", "--max-megabytes", "4", "--threads", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield Server(process.stdout.readline().split()[0], process)

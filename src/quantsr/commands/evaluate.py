@@ -51,9 +51,6 @@ def run(args: argparse.Namespace) -> int:
     if args.backend == "torch":
         with extra_needed("--backend torch", "train", "torch"):
             import torch  # noqa: F401
-    with usage_errors(benchmarks.BenchmarkError):
-        for name in args.sets:
-            benchmarks.hr_files(args.data, name)
     return _zoo(args) if args.zoo else _one(args)
 
 
@@ -68,6 +65,13 @@ def _require_use(args: argparse.Namespace) -> None:
             raise Failure(f"{option}: {args.model} is no network, wanted none", USAGE)
         if args.backend != "engine" and option in ("--fast", "--tta"):
             raise Failure(f"{option}: got backend {args.backend}, wanted engine", USAGE)
+
+
+def _require_sets(args: argparse.Namespace) -> None:
+    """All of them, before the first is scored."""
+    with usage_errors(benchmarks.BenchmarkError):
+        for name in args.sets:
+            benchmarks.hr_files(args.data, name)
 
 
 def _one(args: argparse.Namespace) -> int:
@@ -85,6 +89,7 @@ def _one(args: argparse.Namespace) -> int:
 
 def _zoo(args: argparse.Namespace) -> int:
     results, off = [], 0
+    _require_sets(args)
     print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>7} {'stored':>7}")
     with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
         for name in zoo.bundled():
@@ -111,6 +116,7 @@ def _write(path: Path | None, results: list[dict[str, Any]]) -> None:
 
 def _rows(args: argparse.Namespace, model: str, depths: str) -> Iterator[dict[str, Any]]:
     for depth, scale, upscaler in _upscalers(args, model, depths):
+        _require_sets(args)
         for name in args.sets:
             score = evaluate(upscaler, benchmarks.pairs(args.data, name, scale), scale)
             yield {

@@ -171,7 +171,7 @@ def _model_view(name: str) -> ModelView:
     scale = int(info["upscale"])
     return ModelView(
         name=name, scale=scale, bits=f"W{info['weight_bits']}A{info['act_bits']}",
-        words=WORDS[info["architecture"], info["weight_bits"]],
+        words=WORDS.get((info["architecture"], info["weight_bits"]), name),
         blocks={depth: len(kept) for depth, kept in info["depths"].items()}, default=name == zoo.default_name(scale),
     )  # fmt: skip
 
