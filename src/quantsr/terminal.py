@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.file_proxy import FileProxy
 from rich.progress import Progress, ProgressColumn
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}  # for `Console.print` of file names
+HEARTBEAT_SECONDS = 60
 
 
 class Console(rich.console.Console):
@@ -24,6 +26,18 @@ def bar(console: Console, *columns: ProgressColumn) -> Progress:
     """A bar on stderr if that is a terminal; a stdout that leads elsewhere keeps its lines."""
     shown = sys.stderr.isatty()
     return Progress(*columns, console=console, disable=not shown, transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+class Heartbeat:
+    """Where stderr is no terminal and has no bar: how far the work is, in a line a minute."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, time.monotonic()
+
+    def tell(self, line: str) -> None:
+        if not sys.stderr.isatty() and time.monotonic() >= self._last + HEARTBEAT_SECONDS:
+            self._last = time.monotonic()
+            self._console.print(line, **PLAIN)
 
 
 def print_line(console: Console, line: str) -> None:

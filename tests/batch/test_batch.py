@@ -420,6 +420,17 @@ def test_the_same_command_again_enlarges_no_result(tmp_path: Path, capsys: pytes
     assert sorted(results(tmp_path)) == ["a.png", "a_x2.png", "b.png", "b_x2.png", "c.png", "c_x2.png"]
 
 
+def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upscale(folder / "a.png", "-o", tmp_path / "a.png", "-t", "4") == 0
+    assert "%" not in capsys.readouterr().err
+    monkeypatch.setattr("quantsr.terminal.HEARTBEAT_SECONDS", 0)
+    assert upscale(folder / "a.png", "-o", tmp_path / "b.png", "-t", "4") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 2 and lines[-1] == f"0/1 files; 100% of {folder / 'a.png'}"
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp", "jpg"])
 def test_a_resolution_beyond_all_formats_stops_nothing(tmp_path: Path, picture: Picture, kind: str) -> None:
     (tmp_path / "in").mkdir()

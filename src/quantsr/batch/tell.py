@@ -15,7 +15,7 @@ from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, Outcome
 from quantsr.files import identity, require_folder, write_atomically
 from quantsr.streams import heard_or_not
-from quantsr.terminal import PLAIN, Console, bar, print_event, print_line
+from quantsr.terminal import PLAIN, Console, Heartbeat, bar, print_event, print_line
 
 
 class Teller(Protocol):
@@ -134,6 +134,7 @@ class ForPeople:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
+        self._heartbeat = Heartbeat(self._console)
         self._bar = bar(self._console, TextColumn("{task.fields[files]}"), BarColumn(), _Speed(), TimeRemainingColumn())
 
     def begin(self, batch: Batch) -> None:
@@ -146,6 +147,7 @@ class ForPeople:
 
     def progress(self, job: Job, share: float) -> None:
         self._bar.update(self._task, completed=self._passed + share * self._area.get(job.source, 0))
+        self._heartbeat.tell(f"{self._files()}; {share:.0%} of {printable(job.source)}")
 
     def file(self, outcome: Outcome) -> None:
         self._done += 1

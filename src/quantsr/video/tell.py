@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from quantsr.batch.resources import printable
-from quantsr.terminal import PLAIN, Console, bar, print_event
+from quantsr.terminal import PLAIN, Console, Heartbeat, bar, print_event
 from quantsr.video.plan import Plan
 
 ALREADY = "was done before, nothing is left to do; --force makes it again"
@@ -58,6 +58,7 @@ class ForPeople:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._start = plan, time.monotonic()
         self._console = Console(stderr=True)
+        self._heartbeat = Heartbeat(self._console)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
         self._bar = bar(self._console, *columns, TimeRemainingColumn())
         self._task = self._bar.add_task("looking", total=None, speed="")
@@ -78,13 +79,10 @@ class ForPeople:
         self._already = True
 
     def progress(self, frames: float) -> None:
-        speed = (frames - self._done) / max(1e-9, time.monotonic() - self._begun)
-        self._bar.update(
-            self._task,
-            completed=frames,
-            description=f"{int(frames)}/{self._frames} frames",
-            speed=f"{speed:.2f} frames/s",
-        )
+        rate = (frames - self._done) / max(1e-9, time.monotonic() - self._begun)
+        frames_told, speed = f"{int(frames)}/{self._frames} frames", f"{rate:.2f} frames/s"
+        self._bar.update(self._task, completed=frames, description=frames_told, speed=speed)
+        self._heartbeat.tell(f"{frames_told}, {speed}")
 
     def note(self, text: str) -> None:
         self._console.print(f"quantsr: {printable(text)}", **PLAIN)
