@@ -13,7 +13,7 @@ score checkpoints/t-x4-float.safetensors t-x4-float full
 score quantsr-t-x4-w4a4 t-x4-w4a4 all
 score quantsr-t-x4-w2a2 t-x4-w2a2 all
 score bicubic-x3 x3-bicubic full
-score checkpoints/x3-float.safetensors x3-float full
+score checkpoints/x3-float-3.safetensors x3-float full
 score quantsr-c-x3-w4a4 x3-w4a4 all
 score quantsr-c-x3-w3a3 x3-w3a3 all
 score quantsr-c-x3-w2a2 x3-w2a2 all
