@@ -62,7 +62,7 @@ def test_the_description_is_that_of_the_page() -> None:
         ("get", "/api/models"),
         ("post", "/api/jobs"),
     ]
-    assert list(form_fields()) == ["photo", "scale", "model", "depth"]
+    assert list(form_fields()) == ["photo", "scale", "model", "depth", "format"]
 
 
 @settings(max_examples=40, deadline=None, database=None)

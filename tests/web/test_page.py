@@ -76,7 +76,8 @@ class Page:
     def choose(self, photo: Path, **settings: str) -> None:
         self.at("photo").send_keys(str(photo))
         for name, value in settings.items():
-            self.browser.find_element(By.CSS_SELECTOR, f"[name='{name}'][value='{value}']").click()
+            choice = f"[name='{name}'][value='{value}'], [name='{name}'] [value='{value}']"  # a button, or of a list
+            self.browser.find_element(By.CSS_SELECTOR, choice).click()
 
     def enlarge(self) -> None:
         self.at("start").click()
@@ -134,6 +135,17 @@ def shown(page: Page, id: str) -> tuple[float, float, float]:
     return tuple(
         page.run(f"{find} const b = box('{id}'), v = box('view'); return [b.left - v.left, b.top - v.top, b.width]")
     )
+
+
+def test_a_jpeg_is_downloaded_as_one(page: Page, photo: Path) -> None:
+    page.choose(photo, scale="2", depth="quarter", format="jpg")
+    page.enlarge()
+    assert page.at("download").text == "Download JPEG"
+    page.at("download").click()
+    result = page.browser.downloads / "a photo & more_x2.jpg"
+    page.wait(result.exists)
+    with Image.open(result) as image:
+        assert (image.format, image.size) == ("JPEG", (512, 384))
 
 
 def test_a_photo_from_choice_to_download(page: Page, photo: Path, theme: str) -> None:

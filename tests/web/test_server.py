@@ -71,6 +71,24 @@ def test_the_result_is_what_the_library_makes(
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(result.content))), wanted)
 
 
+@pytest.mark.parametrize("format, kind", [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
+def test_the_result_is_of_the_format_that_was_asked_for(
+    client: TestClient, picture: Callable[..., np.ndarray], format: str, kind: str
+) -> None:
+    view = finished(client, post(client, encoded(picture(40, 30)), depth="quarter", format=format).json()["id"])
+    assert (view["state"], view["format"]) == ("done", format)
+    answer = client.get(f"/api/jobs/{view['id']}/result")
+    assert answer.headers["content-type"] == f"image/{kind.lower()}"
+    assert f'photo_x4.{format}"' in answer.headers["content-disposition"]
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == (kind, (120, 160))
+
+
+def test_a_format_that_cannot_hold_the_photo_is_told(client: TestClient) -> None:
+    view = finished(client, post(client, encoded(np.zeros((8, 8, 4), np.uint8)), format="jpg").json()["id"])
+    assert view["state"] == "failed" and "transparency" in view["error"]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_a_phones_photo_comes_back_upright_and_whole(
     client: TestClient, picture: Callable[..., np.ndarray], kind: str

@@ -43,7 +43,7 @@ def check_size(photo: Path, scale: int, most: int) -> None:
 def enlarge(
     photo: Path, result: Path, model: str, depth: str, threads: int | None, advance: Callable[[float], None]
 ) -> None:
-    """Enlarges an image file into a PNG with all that the photo holds.
+    """Enlarges an image file into one of the format that its name tells, with all that the photo holds.
 
     advance: called with the share that is done, 0 to 1, before the first tile, after each, and while the result is
     written; what it raises ends the work. Raises PhotoError for a file that cannot be read, and for a result that

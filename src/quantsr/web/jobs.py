@@ -107,9 +107,9 @@ class Jobs:
             photo.unlink(missing_ok=True)
             raise
 
-    def submit(self, photo: Path, model: str, scale: int, depth: str, size: tuple[int, int]) -> Job:
-        """photo: as `received` gave it. size: width and height of the result."""
-        job = Job(photo, photo.with_suffix(".png"), model, scale, depth, *size)
+    def submit(self, photo: Path, model: str, scale: int, depth: str, size: tuple[int, int], format: str) -> Job:
+        """photo: as `received` gave it. size: width and height of the result. format: its suffix, without a dot."""
+        job = Job(photo, photo.with_suffix(f".{format}"), model, scale, depth, *size)
         with self._changed:
             self._jobs[job.id] = job
             self._waiting.append(job)

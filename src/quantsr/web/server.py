@@ -30,6 +30,7 @@ WORDS = {
     ("quantsr-t", 4): "transformer, 4 bits: slower, no better",
     ("quantsr-t", 2): "transformer, 2 bits: slower, no better",
 }
+FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}  # of a result
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
@@ -83,6 +84,7 @@ class JobView(BaseModel):
     depth: str
     width: int
     height: int
+    format: str
     error: str | None
 
 
@@ -138,26 +140,30 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
         scale: Annotated[Literal["2", "3", "4"] | None, Form(description="default: 4, or what the model does")] = None,
         model: Annotated[str | None, Form(max_length=128)] = None,
         depth: Annotated[Literal["full", "half", "quarter"], Form()] = "full",
+        format: Annotated[Literal["png", "jpg", "webp"], Form(description="of the result")] = "png",
     ) -> JobView:
         """Puts a photo into the queue."""
         chosen = _chosen(offer, int(scale) if scale else None, model, depth)
         with jobs.received(photo.file) as path:
             width, height = _result_size(path, chosen.scale, settings.max_pixels)
-            return _job_view(jobs, jobs.submit(path, chosen.name, chosen.scale, depth, (width, height)))
+            return _job_view(jobs, jobs.submit(path, chosen.name, chosen.scale, depth, (width, height), format))
 
     @app.get("/api/jobs/{id}", responses=gone)
     def state(id: str) -> JobView:
         """How far a job is."""
         return _job_view(jobs, found(id))
 
-    @app.get("/api/jobs/{id}/result", responses=gone | {200: {"content": {"image/png": {}}}, 409: {"model": Problem}},
+    contents: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in FORMATS.values()}}}
+
+    @app.get("/api/jobs/{id}/result", responses=gone | contents | {409: {"model": Problem}},
              response_class=FileResponse)  # fmt: skip
     def result(id: str) -> FileResponse:
-        """The enlarged photo, a PNG."""
+        """The enlarged photo."""
         job = found(id)
         if job.state != "done":
             raise HTTPException(409, f"there is no result: the job is {job.state}")
-        return FileResponse(job.result, media_type="image/png", filename=f"photo_x{job.scale}.png")
+        suffix = job.result.suffix
+        return FileResponse(job.result, media_type=FORMATS[suffix[1:]], filename=f"photo_x{job.scale}{suffix}")
 
     @app.delete("/api/jobs/{id}", status_code=204, responses=gone)
     def cancel(id: str) -> None:
@@ -206,7 +212,8 @@ def _chosen(offer: Offer, scale: int | None, name: str | None, depth: str) -> Mo
 def _job_view(jobs: Jobs, job: Job) -> JobView:
     return JobView(
         id=job.id, state=job.state, progress=job.progress, seconds=round(jobs.seconds(job), 3), ahead=jobs.ahead(job),
-        model=job.model, scale=job.scale, depth=job.depth, width=job.width, height=job.height, error=job.error,
+        model=job.model, scale=job.scale, depth=job.depth, width=job.width, height=job.height,
+        format=job.result.suffix[1:], error=job.error,
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ async function run(mine, taken) {
   if (taken.size > offer.max_bytes) throw new Sentence(`The photo has more than ${offer.max_bytes / 1e6} MB.`);
   await taken.slice(0, 1).arrayBuffer().catch(() => { throw new Sentence("The photo has changed or gone; choose it again."); });
   const fields = new FormData();
-  for (const name of ["scale", "model", "depth"]) fields.append(name, chosen(name));
+  for (const name of ["scale", "model", "depth", "format"]) fields.append(name, chosen(name));
   fields.append("photo", taken);
   let view = await (await ask("api/jobs", { method: "POST", body: fields })).json();
   mine.id = view.id;
@@ -120,7 +120,7 @@ async function run(mine, taken) {
 }
 
 function tell(view) {
-  const words = view.state === "waiting" ? `Waiting; ${view.ahead} ahead` : view.progress < 1 ? "Enlarging" : "Writing the PNG";
+  const words = view.state === "waiting" ? `Waiting; ${view.ahead} ahead` : view.progress < 1 ? "Enlarging" : "Writing the file";
   if (at("status").textContent !== words) at("status").textContent = words; // a change is read out
   if (view.state === "running") at("progress").value = view.progress;
 }
@@ -156,7 +156,8 @@ function present(view, taken, result) {
   show(...links, view.width, view.height);
   const download = at("download");
   download.href = links[1];
-  download.download = `${taken.name.replace(/\.[^.]*$/, "")}_x${view.scale}.png`;
+  download.textContent = `Download ${at("format").querySelector(`[value=${view.format}]`).label.split(":")[0]}`;
+  download.download = `${taken.name.replace(/\.[^.]*$/, "")}_x${view.scale}.${view.format}`;
   listTimes(view, taken);
   at("status").textContent = `Done in ${view.seconds.toFixed(1)} s: ${view.width} × ${view.height} pixels`;
 }
