@@ -246,7 +246,7 @@ def test_an_extra_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.chdir(file.parent)
     assert main(["train", str(file), "--stage", "float", "--with", "run.tensorboard=true"]) == 2
-    assert "run.tensorboard needs the extra log: pip install '.[log]'" in capsys.readouterr().err
+    assert 'run.tensorboard needs the extra log: pip install ".[log]"' in capsys.readouterr().err
 
 
 SETUP = {

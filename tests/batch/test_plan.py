@@ -144,6 +144,9 @@ def test_results_of_other_inputs_are_passed_over(tmp_path: Path) -> None:
         return [job.source.name for job in without_results(plan(files, output, naming), passed_over)]
 
     passed_over: Counter[str] = Counter()
+    assert left(None) == [path.name for path in files]  # none is there, so none has a result
+    for path in files:
+        path.touch()
     assert left(None) == left(tmp_path / "." / "sub" / "..") == ["a.jpg", "b.jpg", "c_x4.jpg"]
     assert passed_over == {RESULT: 4}
     assert len(left(tmp_path / "out")) == 5

@@ -97,7 +97,7 @@ def test_two_processes_make_the_step_of_one(tables: dict[str, dict[str, object]]
         torch.testing.assert_close(two.tensors[name], tensor, rtol=0.02, atol=2e-3, msg=name)
     assert len(train.read_log(tmp_path / "two")) == len(train.read_log(tmp_path / "one"))  # process 0 alone writes
 
-    stopped = f"saved at step 3 in {tmp_path / 'two-stopped'}; --resume goes on"  # both, though one was asked
+    stopped = f"{tmp_path / 'two-stopped'} is at step 3; --resume goes on"  # both, though one was asked
     assert [(tmp_path / f"stopped-{rank}").read_text() for rank in (0, 1)] == [stopped, stopped]
     assert [path.name for path in checkpoints.saved_steps(tmp_path / "two-stopped")] == [
         "checkpoint-0000003.safetensors"

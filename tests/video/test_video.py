@@ -263,6 +263,7 @@ def test_by_default_the_result_is_beside_the_input(
     assert enlarge(source, "--resume") == 0 and "was done before" in capsys.readouterr().out
     assert enlarge(source) == 4 and f"{out} exists; pass --force to overwrite it" in capsys.readouterr().err
     make_clip(tmp_path / "b.avi", codec="mpeg4", audio=None, frames=2, tick=Fraction(1, 25))
+    assert enlarge(source, "--codec", "ffv1") == 0 and len(times(tmp_path / "a_x2.mkv")) == 2
     assert enlarge("-i", tmp_path / "b.avi") == 0 and len(times(tmp_path / "b_x2.mkv")) == 2
     assert enlarge(".") == 4 and "is a folder" in capsys.readouterr().err
 
@@ -439,9 +440,20 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(
+    make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_clip(tmp_path / "a.mkv", frames=3, audio=None)
+    assert enlarge(source, "-o", tmp_path / "b.mkv") == 0
+    assert "frames/s" not in capsys.readouterr().err
+    monkeypatch.setattr("quantsr.terminal.HEARTBEAT_SECONDS", 0)
+    assert enlarge(source, "-o", tmp_path / "c.mkv") == 0
+    assert "3/3 frames, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["interrupted", "closed pipe"])
 def test_a_run_that_is_stopped_tells_no_more_than_that(how: str, make_clip: Make, tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mkv", frames=90, width=160, height=120, audio=None)
+    source = make_clip(tmp_path / "a.mkv", frames=90, width=320, height=240, audio=None)
     words = command_line(source, "-o", tmp_path / "b.mkv", "--json", "--segment", 200)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None

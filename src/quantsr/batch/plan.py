@@ -196,7 +196,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
 
 def without_results(jobs: list[Job], passed_over: Counter[str]) -> list[Job]:
     """Without those whose source lies where another's result goes, which passed_over takes as a RESULT."""
-    by_target = {os.path.abspath(job.target): job for job in jobs}
+    by_target = {os.path.abspath(job.target): job for job in jobs if job.source.exists()}
     left = [job for job in jobs if by_target.get(os.path.abspath(job.source), job) is job]
     if len(left) < len(jobs):
         passed_over[RESULT] += len(jobs) - len(left)

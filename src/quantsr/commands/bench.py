@@ -28,6 +28,7 @@ from quantsr.commands.common import (
     Failure,
     how_to_install,
     natural,
+    place,
     positive,
     threads,
     usage_errors,
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--size", nargs="+", type=positive, default=[128, 256], metavar="N", help="LR side (default: 128 256)"
     )
-    work.add_argument("--photo", type=Path, help="also the whole of this photo, and PSNR")
+    work.add_argument("--photo", type=place, help="also the whole of this photo, and PSNR")
     work.add_argument("--threads", nargs="+", type=threads, default=[1, 2], metavar="N", help="default: 1 2")
     work.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns of each engine (default: 11)")
     who = parser.add_argument_group("engines")
@@ -65,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for us and, if they can, peers (default: native, all that the CPU has)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE")
-    output.add_argument("--plot", type=Path, metavar="FILE", help="bars, as PNG, PDF or SVG; needs matplotlib")
+    output.add_argument("--json", type=place, metavar="FILE")
+    output.add_argument("--plot", type=place, metavar="FILE", help="bars, as PNG, PDF or SVG; needs matplotlib")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.bench import machine
-from quantsr.commands.common import USAGE, Failure, extra_needed
+from quantsr.commands.common import USAGE, Failure, extra_needed, place
 from quantsr.data import benchmarks
 from quantsr.files import write_atomically
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=benchmarks.BENCHMARKS,
         help="benchmark sets; default: Set14 B100",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="results and trained stages")
+    parser.add_argument("-o", "--out", type=place, required=True, metavar="DIR", help="results and trained stages")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -115,8 +115,9 @@ def _write(path: Path | None, results: list[dict[str, Any]]) -> None:
 
 
 def _rows(args: argparse.Namespace, model: str, depths: str) -> Iterator[dict[str, Any]]:
-    for depth, scale, upscaler in _upscalers(args, model, depths):
-        _require_sets(args)
+    for number, (depth, scale, upscaler) in enumerate(_upscalers(args, model, depths)):
+        if number == 0:
+            _require_sets(args)
         for name in args.sets:
             score = evaluate(upscaler, benchmarks.pairs(args.data, name, scale), scale)
             yield {

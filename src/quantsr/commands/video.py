@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> None:
 
     model, _ = load_model(args)
     source = args.input or args.option
-    output = args.output or source.parent / _name(source, model.scale)
+    output = args.output or source.parent / _name(source, model.scale, args.codec)
     require_folder(output.parent)
     plan = Plan(source, output, clip.probe(source), model.scale, args.drop)
     teller: Teller = JsonLines(plan) if args.json else ForPeople(plan)
@@ -182,9 +182,9 @@ def _facts(args: argparse.Namespace, plan: "Plan", target: "Target") -> dict[str
     } | ({"--tta": True} if args.tta else {})  # not told where it is off: films begun earlier have no word of it
 
 
-def _name(source: Path, scale: int) -> str:
-    """Of the result beside a source."""
-    suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".mkv"  # which holds most kinds of streams
+def _name(source: Path, scale: int, codec: str) -> str:
+    """Of the result beside a source; Matroska where its own container is none of ours, or cannot hold FFV1."""
+    suffix = source.suffix if source.suffix.lower() in SUFFIXES and codec != "ffv1" else ".mkv"
     return TEMPLATE.format(stem=source.stem, scale=scale, suffix=suffix)
 
 

@@ -115,8 +115,7 @@ def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     """Channels and bits that the pixels will have. Raises PhotoError for what would lose something."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
-        wanted = "one image; split it first, as docs/photos.md shows"
-        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted {wanted}")
+        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
     if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
     _refuse_lying_jpeg(path, image)

@@ -129,7 +129,8 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("run.tensorboard needs the extra log: pip install '.[log]' in the source folder") from error
+        wanted = 'pip install ".[log]" in the source folder of quantsr'
+        raise ImportError(f"run.tensorboard needs the extra log: {wanted}") from error
     return SummaryWriter
 
 

@@ -34,9 +34,7 @@ class Stop:
 
     def due(self) -> bool:
         """Before every step, in all processes."""
-        self.asked = self._workers.any(self.asked)
-        late = self._deadline < math.inf and self._workers.any(time.monotonic() >= self._deadline)
-        return self.asked or late
+        return self._workers.any(self.asked or time.monotonic() >= self._deadline)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and self._workers.count == 1:

@@ -91,8 +91,9 @@ class Trainer:
         log_of_run = RunLog(self.folder, self.config, resumed_at=self.step) if self.workers.rank == 0 else Silent()
         with Stop(minutes, self.workers) as stop:
             self._train(log_of_run, stop)
-        if stop.asked:
-            raise KeyboardInterrupt(f"saved at step {self.step} in {self.folder}; --resume goes on")
+        if self.workers.any(stop.asked):
+            left = self.step < self.config.optim.steps
+            raise KeyboardInterrupt(f"{self.folder} is at step {self.step}" + ("; --resume goes on" if left else ""))
 
     def _train(self, log_of_run: RunLog | Silent, stop: Stop) -> None:
         with log_of_run as journal:

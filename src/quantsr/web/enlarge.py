@@ -46,10 +46,11 @@ def enlarge(
     """Enlarges an image file into one of the format that its name tells, with all that the photo holds.
 
     advance: called with the share that is done, 0 to 1, before the first tile, after each, and while the result is
-    written; what it raises ends the work. Raises PhotoError for a file that cannot be read, and for a result that
-    differs from its input.
+    written; what it raises ends the work. Raises PhotoError for a file that cannot be read, for
+    what the format cannot hold, and for a result that differs from its input.
     """
     read = photos.read(photo)
+    photos.check_fits(result, read, zoo.load_packed(model).info["upscale"])
     advance(0)
     pixels = _enlarged(read.pixels, Model(zoo.load_packed(model), threads), depth, advance)
     photos.write(result, photos.Photo(pixels, read.metadata), proceed=lambda: advance(1))

@@ -6,6 +6,7 @@ files are made here, never taken from a client.
 
 import contextlib
 import logging
+import re
 import secrets
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ KEPT_SECONDS = 600.0
 KEPT_RESULTS = 16  # the oldest goes first
 LOOK_SECONDS = 15.0  # between two looks for what has expired, while idle
 ID_BYTES = 24
+OPTIONS = re.compile(r"; [^;]*--\w[^;]*$")
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +205,7 @@ class Jobs:
         except Cancelled:
             return "cancelled"
         except PhotoError as error:
-            return told(error, job.photo)
+            return told(error, job.photo, job.result)
         except MemoryError:
             return "there is not enough memory for this photo; choose a smaller one"
         except Exception:  # the server goes on; the log has the cause
@@ -222,9 +224,12 @@ class Jobs:
         self._drop_old()
 
 
-def told(error: PhotoError, photo: Path) -> str:
-    """What is wrong with a photo, without the server's name for its file."""
-    return str(error).removeprefix(f"{photo}: ").replace(str(photo), "the photo")
+def told(error: PhotoError, *files: Path) -> str:
+    """What is wrong with a photo, without the server's names for its files and what the command line advises."""
+    text = str(error)
+    for file in files:
+        text = text.removeprefix(f"{file}: ").replace(str(file), "the photo")
+    return OPTIONS.sub("", text)
 
 
 def _remove_files(job: Job) -> None:

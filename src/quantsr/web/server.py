@@ -30,7 +30,8 @@ WORDS = {
     ("quantsr-t", 4): "transformer, 4 bits: slower, no better",
     ("quantsr-t", 2): "transformer, 2 bits: slower, no better",
 }
-FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}  # of a result
+ResultFormat = Literal["png", "jpg", "webp"]
+RESULT_KINDS: dict[str, str] = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
@@ -140,7 +141,7 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
         scale: Annotated[Literal["2", "3", "4"] | None, Form(description="default: 4, or what the model does")] = None,
         model: Annotated[str | None, Form(max_length=128)] = None,
         depth: Annotated[Literal["full", "half", "quarter"], Form()] = "full",
-        format: Annotated[Literal["png", "jpg", "webp"], Form(description="of the result")] = "png",
+        format: Annotated[ResultFormat, Form(description="of the result")] = "png",
     ) -> JobView:
         """Puts a photo into the queue."""
         chosen = _chosen(offer, int(scale) if scale else None, model, depth)
@@ -153,7 +154,7 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
         """How far a job is."""
         return _job_view(jobs, found(id))
 
-    contents: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in FORMATS.values()}}}
+    contents: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in RESULT_KINDS.values()}}}
 
     @app.get("/api/jobs/{id}/result", responses=gone | contents | {409: {"model": Problem}},
              response_class=FileResponse)  # fmt: skip
@@ -163,7 +164,7 @@ def _add_routes(app: FastAPI, settings: Settings, jobs: Jobs) -> None:
         if job.state != "done":
             raise HTTPException(409, f"there is no result: the job is {job.state}")
         suffix = job.result.suffix
-        return FileResponse(job.result, media_type=FORMATS[suffix[1:]], filename=f"photo_x{job.scale}{suffix}")
+        return FileResponse(job.result, media_type=RESULT_KINDS[suffix[1:]], filename=f"photo_x{job.scale}{suffix}")
 
     @app.delete("/api/jobs/{id}", status_code=204, responses=gone)
     def cancel(id: str) -> None:
