@@ -48,7 +48,7 @@ FAMILIES = {
         "x2-w4a4-dqa-6",
         "x2-w4a4-dqa-7",
     ],
-    "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa", "t-x4-w4a4-dqa-2"],
+    "QuantSR-T x4, 4 bits": [*T_FLOAT, "t-x4-w4a4-dqa", "t-x4-w4a4-dqa-2", "t-x4-w4a4-dqa-3"],
     "QuantSR-T x4, 2 bits": [*T_FLOAT, "t-x4-w2a2-dqa", "t-x4-w2a2-dqa-2"],
     "QuantSR-T x2, 4 bits": ["t-x2-float", "t-x2-w4a4-dqa", "t-x2-w4a4-dqa-2"],
 }
