@@ -10,6 +10,7 @@ from quantsr.packing.file import NotAModelError, read
 from quantsr.packing.program import PackedModel, PackedModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT_SCALE = 4  # where neither a scale nor a model is given
 SCORES = WEIGHTS / "scores.json"  # name -> sha256 of the file, scores: depth -> set -> psnr, ssim
 
 

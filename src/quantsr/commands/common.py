@@ -81,7 +81,7 @@ def add_network(parser: argparse.ArgumentParser) -> Any:
 def load_model(args: argparse.Namespace) -> tuple[Model, str]:
     """The model that the options of `add_network` ask for, and its name; all errors are the user's."""
     with usage_errors(PackedModelError):
-        name = args.model or zoo.default_name(args.scale or 4)
+        name = args.model or zoo.default_name(args.scale or zoo.DEFAULT_SCALE)
         model = load(name, args.threads, args.fast, args.tta)
     if args.scale not in (None, model.scale):
         raise Failure(f"model {args.model} does x{model.scale}, not x{args.scale}", USAGE)

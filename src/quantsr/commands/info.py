@@ -26,19 +26,15 @@ def describe(model: str) -> dict[str, Any]:
     """All facts of a model; work is counted for a 320x180 input by the definition in `packing.cost`."""
     packed = zoo.load_packed(model)
     costs = {depth: cost.cost(program, packed.tensors) for depth, program in packed.programs.items()}
-    scores = {"scores": zoo.stored(model)["scores"]} if model in zoo.bundled() else {}
-    return (
-        packed.info
-        | scores
-        | {
-            "packed_bytes": zoo.find(model).stat().st_size,
-            "bytes_by_part": cost.parts(packed),
-            "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
-            "macs": {depth: found.macs for depth, found in costs.items()},
-            "bitops": {depth: found.bitops for depth, found in costs.items()},
-            "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",
-        }
-    )
+    facts = packed.info | {
+        "packed_bytes": zoo.find(model).stat().st_size,
+        "bytes_by_part": cost.parts(packed),
+        "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
+        "macs": {depth: found.macs for depth, found in costs.items()},
+        "bitops": {depth: found.bitops for depth, found in costs.items()},
+        "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",
+    }
+    return facts | ({"scores": zoo.stored(model)["scores"]} if model in zoo.bundled() else {})
 
 
 def _text(facts: dict[str, Any]) -> str:

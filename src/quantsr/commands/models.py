@@ -13,7 +13,6 @@ from quantsr import zoo
 SET = "Set14"
 HEADING = ("name", "scale", "bits", "network", "blocks", f"PSNR, {SET}", "file", "")
 NETWORKS = {"quantsr-c": "convolutional", "quantsr-t": "transformer"}
-SCALE = 4  # without -n and -s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +50,7 @@ def _table(models: list[dict[str, Any]]) -> str:
 
 
 def _row(facts: dict[str, Any]) -> tuple[str, ...]:
-    of_scale = "default" if facts["scale"] == SCALE else f"default of -s {facts['scale']}"
+    of_scale = "default" if facts["scale"] == zoo.DEFAULT_SCALE else f"default of -s {facts['scale']}"
     return (
         facts["name"],
         f"x{facts['scale']}",

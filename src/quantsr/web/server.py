@@ -199,7 +199,7 @@ def _result_size(photo: Path, scale: int, most: int) -> tuple[int, int]:
 
 def _chosen(offer: Offer, scale: int | None, name: str | None, depth: str) -> ModelView:
     if not name:
-        scale = scale or 4
+        scale = scale or zoo.DEFAULT_SCALE
     fitting = [model for model in offer.models if scale in (None, model.scale)]
     for model in fitting:
         if name == model.name or (not name and model.default):
