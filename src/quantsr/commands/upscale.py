@@ -1,7 +1,7 @@
 """Upscale photos.
 
 INPUT is an image file, or with -o a folder. OUT is a folder (made if needed; results are named NAME_x4.png and so on)
-or, for one input, an image file. 16 bits, gray, transparency, colour profile, EXIF, XMP and resolution of a photo are
+or, for one input, an image file. 16 bits, gray, transparency, colour profile, EXIF, XMP, IPTC, texts and resolution are
 kept, the orientation is applied. No file is overwritten without --force, and no input ever. A run over a folder that
 was stopped goes on with --resume.
 """
@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--format", type=_format, choices=photos.FORMATS, help="default: the input's, or png")
     parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
-    parser.add_argument("--strip", action="store_true", help="leave out EXIF, XMP, colour profile and resolution")
+    parser.add_argument(
+        "--strip", action="store_true", help="leave out EXIF, XMP, IPTC, texts, colour profile and resolution"
+    )
     fields = ", ".join(f"{{{field}}}" for field in FIELDS)
     names = parser.add_mutually_exclusive_group()
     names.add_argument(

@@ -1,4 +1,4 @@
-"""EXIF and XMP of a PNG, wherever they lie: many programs write them behind the pixels, which are passed over here.
+"""EXIF, XMP and texts of a PNG, wherever they lie: many programs write them behind the pixels, passed over here.
 
 Pillow tells what lies behind only after it has decoded the pixels. (W3C PNG, third edition, sections 5.3 and 11.3; a
 "Raw profile" is ImageMagick's way of EXIF in a text chunk: a line of its name, one of its length, lines of hex digits.)
@@ -11,22 +11,26 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from quantsr.photos.exif import PREFIX
-from quantsr.photos.photo import PhotoError
+from quantsr.photos.photo import Metadata, PhotoError
 from quantsr.photos.source import open_file
 
 SIGNATURE_BYTES = 8
 XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
+DOUBLES = (RAW_KEY, b"Raw profile type APP1\0", b"Raw profile type xmp\0")  # of what is told of the result anew
+TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 HDR = {b"\x10": "PQ", b"\x12": "HLG"}  # transfer functions of cICP, numbered by ITU-T H.273
 MOST_BYTES = 16 << 20  # of a chunk, compressed or not
 MOST_CHUNKS = 1_000_000  # 8 GB of pixels, as they are usually cut up
 
 
-def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """EXIF and XMP, empty where there is none or it is damaged. Raises ValueError where it is too large; OSError.
+def read(path: str | os.PathLike[str]) -> Metadata:
+    """EXIF and XMP, empty where there is none or it is damaged, and all other texts as they are.
 
-    Raises PhotoError too if the pixels are HDR: a result that does not say so would look wrong.
+    Raises ValueError where one is too large; OSError; and PhotoError if the pixels are HDR: a result that does not say
+    so would look wrong.
     """
     exif = raw = xmp = b""
+    texts = []
     with open_file(path) as file:
         for name, data in _chunks(file):
             if name == b"cICP" and data[1:2] in HDR:
@@ -38,7 +42,9 @@ def read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
             elif name in (b"tEXt", b"zTXt") and data.startswith(RAW_KEY):
                 text = data[len(RAW_KEY) :]
                 raw = raw or _raw_profile(_inflated(text[1:]) if name == b"zTXt" else text)
-    return exif or raw, xmp
+            elif name in TEXTS and not data.startswith(DOUBLES):
+                texts.append((name, data))
+    return Metadata(exif=exif or raw, xmp=xmp, texts=tuple(texts))
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -50,7 +56,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         if len(head) < 8 or head[4:] == b"IEND":
             return
         length = struct.unpack(">I", head[:4])[0]
-        if head[4:] in (b"cICP", b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+        if head[4:] in (b"cICP", b"eXIf", *TEXTS):
             if length > MOST_BYTES:
                 raise ValueError(f"{length} bytes of {head[4:].decode()}")
             yield head[4:], file.read(length)

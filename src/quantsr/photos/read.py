@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from PIL.GifImagePlugin import GifImageFile
 
 from quantsr.photos import avif, png_metadata
 from quantsr.photos import exif as exif_block
+from quantsr.photos import iptc as iptc_records
 from quantsr.photos.formats import READERS, advice_on_films
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.photos.source import open_file
@@ -56,7 +57,7 @@ def probe(path: PathLike) -> Facts:
     """Raises PhotoError as `read` does, except for damage behind the head."""
     with _opened(path) as image:
         size = image.size
-        if image.format != "TIFF" and exif_block.orientation(*_exif_and_xmp(path, image)) > 4:
+        if image.format != "TIFF" and _orientation(_metadata(path, image)) > 4:
             size = size[::-1]  # Pillow tells a TIFF's upright size
         return Facts(*size, *_kind(path, image))
 
@@ -69,16 +70,9 @@ def read(path: PathLike) -> Photo:
     """
     with _opened(path) as image:
         _kind(path, image)
-        exif, xmp = _exif_and_xmp(path, image)
-        turn = 1 if image.format == "TIFF" else exif_block.orientation(exif, xmp)  # Pillow turns TIFFs while loading
-        icc = image.info.get("icc_profile") or b""
-        metadata = Metadata(
-            exif=exif,
-            xmp=xmp,
-            icc=b"" if image.mode == "CMYK" else icc,  # that one describes inks
-            dpi=_dpi(image),
-        )
-        return Photo(np.ascontiguousarray(_turned(_decoded(path, image, icc), turn)), metadata)
+        metadata = _metadata(path, image)
+        turn = 1 if image.format == "TIFF" else _orientation(metadata)  # Pillow turns TIFFs while loading
+        return Photo(np.ascontiguousarray(_turned(_decoded(path, image), turn)), metadata)
 
 
 @contextmanager
@@ -161,10 +155,10 @@ def _raw_mode(tile: Any) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _decoded(path: PathLike, image: Image.Image, icc: bytes) -> Pixels:
+def _decoded(path: PathLike, image: Image.Image) -> Pixels:
     deep = _deep(image)
     if deep is None:
-        return _shallow(image, icc)
+        return _shallow(image)
     key = image.info.get("transparency")
     if image.mode in DEEP_GRAY:
         pixels = _gray16(image)
@@ -177,8 +171,9 @@ def _decoded(path: PathLike, image: Image.Image, icc: bytes) -> Pixels:
     return np.concatenate([colour, alpha[..., None]], axis=-1)
 
 
-def _shallow(image: Image.Image, icc: bytes) -> Pixels:
+def _shallow(image: Image.Image) -> Pixels:
     mode = MODES[image.mode]
+    icc = image.info.get("icc_profile")
     if "transparency" in image.info:
         mode = WITH_ALPHA.get(mode, mode)
     key = _scaled_key(image)
@@ -241,16 +236,30 @@ def _set_raw_mode(image: Image.Image, mode: str) -> None:
     image.tile = tiles
 
 
-def _exif_and_xmp(path: PathLike, image: Image.Image) -> tuple[bytes, bytes]:
+def _metadata(path: PathLike, image: Image.Image) -> Metadata:
     """Decodes no pixels."""
+    info = image.info
+    icc = b"" if image.mode == "CMYK" else info.get("icc_profile") or b""  # that one describes inks
     if image.format == "PNG":
-        return png_metadata.read(path)
+        return replace(png_metadata.read(path), icc=icc, dpi=_dpi(image))
     if image.format == "TIFF":
-        exif = exif_block.of_tiff(image.getexif())
+        exif, iptc = exif_block.of_tiff(image.getexif()), iptc_records.of_tiff(image)
     else:
-        exif = bytes(image.info.get("exif") or b"").removeprefix(exif_block.PREFIX)
-    xmp = image.info.get("xmp") or b""
-    return exif, xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+        exif = bytes(info.get("exif") or b"").removeprefix(exif_block.PREFIX)
+        iptc = iptc_records.of_jpeg(image)
+    xmp, comment = info.get("xmp") or b"", info.get("comment") or b""
+    return Metadata(
+        exif=exif,
+        xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
+        icc=icc,
+        dpi=_dpi(image),
+        iptc=iptc,
+        comment=comment if isinstance(comment, bytes) else b"",  # Pillow may hold what is none under that name
+    )
+
+
+def _orientation(metadata: Metadata) -> int:
+    return exif_block.orientation(metadata.exif, metadata.xmp)
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

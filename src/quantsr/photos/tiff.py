@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, TiffTags
 
 from quantsr.photos import exif as exif_block
+from quantsr.photos import iptc
 from quantsr.photos.photo import Metadata
 from quantsr.pixels import Pixels, has_alpha, is_gray
 
@@ -67,7 +68,8 @@ def _directory(pixels: Pixels, metadata: Metadata) -> TiffImagePlugin.ImageFileD
     if metadata.dpi:
         directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
         directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = metadata.dpi
-    for tag, data in ((TiffImagePlugin.ICCPROFILE, metadata.icc), (TiffImagePlugin.XMP, metadata.xmp)):
+    blocks = {TiffImagePlugin.ICCPROFILE: metadata.icc, TiffImagePlugin.XMP: metadata.xmp, iptc.TAG: metadata.iptc}
+    for tag, data in blocks.items():
         if data:
             directory[tag] = data
     return directory

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -13,13 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from quantsr import pixels
 from quantsr.files import write_atomically
-from quantsr.photos import exif, png, tiff
+from quantsr.photos import exif, iptc, png, tiff
 from quantsr.photos.formats import FORMATS, Format, format_of
 from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
 
 LARGE_PIXELS = 4_000_000  # above, a PNG is written in bands, faster and with little memory
 MARKER_BYTES = 65_533  # of a JPEG segment
+IPTC_FRAME = 27  # bytes at most around the records
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP_HEADER = b"XML:com.adobe.xmp\0\0\0\0\0"
 
@@ -41,10 +43,21 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
     gray_profile = photo.metadata.icc[16:20] == b"GRAY"
     if gray_profile and kind.metadata and not kind.gray:
         raise PhotoError(f"{path}: {kind.name} holds no gray profile; choose --format png, tiff or jpg, or --strip")
-    lengths = (len(photo.metadata.exif) + len(exif.PREFIX), len(photo.metadata.xmp) + len(XMP_HEADER))
-    if kind.name == "JPEG" and max(lengths) > MARKER_BYTES:
-        raise PhotoError(f"{path}: JPEG holds 64 KiB of EXIF and of XMP, got {max(lengths)} bytes; use --strip or png")
+    if kind.name == "JPEG":
+        _check_segments(path, photo.metadata)
     return kind
+
+
+def _check_segments(path: Path, metadata: Metadata) -> None:
+    taken = {
+        "EXIF": len(exif.PREFIX) + len(metadata.exif),
+        "XMP": len(XMP_HEADER) + len(metadata.xmp),
+        "IPTC": IPTC_FRAME + len(metadata.iptc),
+        "comment": len(metadata.comment),
+    }
+    for name, length in taken.items():
+        if length > MARKER_BYTES:
+            raise PhotoError(f"{path}: JPEG holds 64 KiB of {name}, got {length} bytes; use --strip or --format png")
 
 
 def write(
@@ -89,7 +102,7 @@ def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = Non
     block = exif.for_result(old.exif, width, height)
     if kind.name in ("AVIF", "TIFF") and not exif.can_be_rewritten(block):
         block = b""  # damaged: the others keep it as bytes
-    metadata = Metadata(block, exif.xmp_for_result(old.xmp, width, height), old.icc, old.dpi)
+    metadata = replace(old, exif=block, xmp=exif.xmp_for_result(old.xmp, width, height))
     if kind.name == "TIFF":
         tiff.write(file, image, metadata)
     elif image.dtype == np.uint16 or (kind.name == "PNG" and large):
@@ -134,13 +147,33 @@ def _options(kind: Format, metadata: Metadata) -> dict[str, Any]:
         options["icc_profile"] = metadata.icc
     if metadata.exif:
         options["exif"] = exif.PREFIX + metadata.exif
-    if metadata.xmp and kind.name == "PNG":
-        chunks = PngInfo()
-        chunks.add(b"iTXt", PNG_XMP_HEADER + metadata.xmp)
-        options["pnginfo"] = chunks
+    if kind.name == "PNG":
+        options["pnginfo"] = _chunks(metadata)
     elif metadata.xmp:
         options["xmp"] = metadata.xmp
+    if kind.name == "JPEG":
+        options["comment"] = metadata.comment
+        options["extra"] = iptc.segment(metadata.iptc) if metadata.iptc else b""
     return options
+
+
+def _chunks(metadata: Metadata) -> PngInfo:
+    chunks = PngInfo()
+    if metadata.xmp:
+        chunks.add(b"iTXt", PNG_XMP_HEADER + metadata.xmp)
+    if metadata.comment:
+        chunks.add_text("Comment", _words(metadata.comment))
+    for name, data in metadata.texts:
+        chunks.add(name, data)
+    return chunks
+
+
+def _words(comment: bytes) -> str:
+    """No format tells how a comment's letters are coded."""
+    try:
+        return comment.decode().replace("\0", "")
+    except UnicodeDecodeError:
+        return comment.decode("latin-1").replace("\0", "")
 
 
 def _shell(metadata: Metadata) -> bytes:
