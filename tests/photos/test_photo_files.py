@@ -654,6 +654,13 @@ def test_a_bomb_of_text_is_refused(tmp_path: Path) -> None:
         photos.probe(path)
 
 
+def test_too_many_texts_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with(3 * chunk(b"tEXt", b"Title\0" + bytes(6 << 20)), behind=True))
+    with pytest.raises(PhotoError, match="more than 16777216 bytes of text"):
+        photos.probe(path)
+
+
 # ---- writing
 
 

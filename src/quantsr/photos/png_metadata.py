@@ -19,18 +19,18 @@ XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
 DOUBLES = (RAW_KEY, b"Raw profile type APP1\0", b"Raw profile type xmp\0")  # of what is told of the result anew
 TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 HDR = {b"\x10": "PQ", b"\x12": "HLG"}  # transfer functions of cICP, numbered by ITU-T H.273
-MOST_BYTES = 16 << 20  # of a chunk, compressed or not
+MOST_BYTES = 16 << 20  # of a chunk, compressed or not, and of all texts
 MOST_CHUNKS = 1_000_000  # 8 GB of pixels, as they are usually cut up
 
 
 def read(path: str | os.PathLike[str]) -> Metadata:
     """EXIF and XMP, empty where there is none or it is damaged, and all other texts as they are.
 
-    Raises ValueError where one is too large; OSError; and PhotoError if the pixels are HDR: a result that does not say
-    so would look wrong.
+    Raises ValueError where they are too large; OSError; and PhotoError if the pixels are HDR: a result that does not
+    say so would look wrong.
     """
     exif = raw = xmp = b""
-    texts = []
+    texts, kept = [], 0
     with open_file(path) as file:
         for name, data in _chunks(file):
             if name == b"cICP" and data[1:2] in HDR:
@@ -44,6 +44,9 @@ def read(path: str | os.PathLike[str]) -> Metadata:
                 raw = raw or _raw_profile(_inflated(text[1:]) if name == b"zTXt" else text)
             elif name in TEXTS and not data.startswith(DOUBLES):
                 texts.append((name, data))
+                kept += len(data)
+                if kept > MOST_BYTES:
+                    raise ValueError(f"more than {MOST_BYTES} bytes of text")
     return Metadata(exif=exif or raw, xmp=xmp, texts=tuple(texts))
 
 
