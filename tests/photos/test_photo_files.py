@@ -497,23 +497,29 @@ def png_with(*chunks: bytes, behind: bool, size: tuple[int, int] = (30, 20)) -> 
     return data[:at] + b"".join(chunks) + data[at:]
 
 
-def raw_profile(exif: bytes) -> bytes:
+def raw_profile(block: bytes) -> bytes:
     """As ImageMagick writes it."""
-    digits = (b"Exif\0\0" + exif).hex()
+    digits = block.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
-    return f"\nexif\n{len(exif) + 6:8}\n{lines}\n".encode()
+    return f"\nname\n{len(block):8}\n{lines}\n".encode()
 
 
 TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
 TURNED_XMP = b'<x tiff:Orientation="6"/>'
+WITH_PREFIX = b"Exif\0\0" + TURNED
 EXIF_CHUNKS = {
     "eXIf": chunk(b"eXIf", TURNED),
-    "tEXt": chunk(b"tEXt", b"Raw profile type exif\0" + raw_profile(TURNED)),
-    "zTXt": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(TURNED))),
+    "tEXt": chunk(b"tEXt", b"Raw profile type exif\0" + raw_profile(WITH_PREFIX)),
+    "zTXt": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(WITH_PREFIX))),
+    "APP1": chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(WITH_PREFIX)),
 }
 XMP_CHUNKS = {
     "iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + TURNED_XMP),
     "iTXt compressed": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0name\0" + zlib.compress(TURNED_XMP)),
+    "APP1 of XMP": chunk(
+        b"tEXt", b"Raw profile type APP1\0" + raw_profile(b"http://ns.adobe.com/xap/1.0/\0" + TURNED_XMP)
+    ),
+    "zTXt of XMP": chunk(b"zTXt", b"Raw profile type xmp\0\0" + zlib.compress(raw_profile(TURNED_XMP))),
 }
 
 

@@ -1,7 +1,8 @@
 """EXIF, XMP and texts of a PNG, wherever they lie: many programs write them behind the pixels, passed over here.
 
 Pillow tells what lies behind only after it has decoded the pixels. (W3C PNG, third edition, sections 5.3 and 11.3; a
-"Raw profile" is ImageMagick's way of EXIF in a text chunk: a line of its name, one of its length, lines of hex digits.)
+"Raw profile" is ImageMagick's way of EXIF or XMP in a text chunk: a line of its name, one of its length, lines of hex
+digits. "APP1" is the segment of a JPEG, which holds the one or the other.)
 """
 
 import os
@@ -15,8 +16,8 @@ from quantsr.photos.photo import Metadata, PhotoError
 from quantsr.photos.source import open_file
 
 SIGNATURE_BYTES = 8
-XMP_KEY, RAW_KEY = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
-DOUBLES = (RAW_KEY, b"Raw profile type APP1\0", b"Raw profile type xmp\0")  # of what is told of the result anew
+XMP_KEY, XMP_PREFIX = b"XML:com.adobe.xmp\0", b"http://ns.adobe.com/xap/1.0/\0"
+RAW_KEYS = tuple(b"Raw profile type %s\0" % kind for kind in (b"exif", b"APP1", b"xmp"))
 TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 HDR = {b"\x10": "PQ", b"\x12": "HLG"}  # transfer functions of cICP, numbered by ITU-T H.273
 MOST_BYTES = 16 << 20  # of a chunk, compressed or not, and of all texts
@@ -29,25 +30,36 @@ def read(path: str | os.PathLike[str]) -> Metadata:
     Raises ValueError where they are too large; OSError; and PhotoError if the pixels are HDR: a result that does not
     say so would look wrong.
     """
-    exif = raw = xmp = b""
+    found: dict[str, bytes] = {}  # the first of each kind
     texts, kept = [], 0
     with open_file(path) as file:
         for name, data in _chunks(file):
             if name == b"cICP" and data[1:2] in HDR:
                 raise PhotoError(f"{os.fspath(path)}: got HDR pixels ({HDR[data[1:2]]}), wanted SDR; convert it first")
-            elif name == b"eXIf":
-                exif = exif or data.removeprefix(PREFIX)
-            elif name == b"iTXt" and data.startswith(XMP_KEY):
-                xmp = xmp or _international(data[len(XMP_KEY) :])
-            elif name in (b"tEXt", b"zTXt") and data.startswith(RAW_KEY):
-                text = data[len(RAW_KEY) :]
-                raw = raw or _raw_profile(_inflated(text[1:]) if name == b"zTXt" else text)
-            elif name in TEXTS and not data.startswith(DOUBLES):
+            kind, block = _block(name, data)
+            if kind and block:
+                found.setdefault(kind, block)
+            elif name in TEXTS and not kind:
                 texts.append((name, data))
                 kept += len(data)
                 if kept > MOST_BYTES:
                     raise ValueError(f"more than {MOST_BYTES} bytes of text")
-    return Metadata(exif=exif or raw, xmp=xmp, texts=tuple(texts))
+    exif, xmp = (found.get(kind) or found.get(f"raw {kind}", b"") for kind in ("exif", "xmp"))
+    return Metadata(exif=exif, xmp=xmp, texts=tuple(texts))
+
+
+def _block(name: bytes, data: bytes) -> tuple[str, bytes]:
+    """What of EXIF and XMP a chunk holds, and its kind; "" for another chunk."""
+    if name == b"eXIf":
+        return "exif", data.removeprefix(PREFIX)
+    if name == b"iTXt" and data.startswith(XMP_KEY):
+        return "xmp", _international(data[len(XMP_KEY) :])
+    if name in (b"tEXt", b"zTXt") and data.startswith(RAW_KEYS):
+        profile = _raw_profile(name, data)
+        if data.startswith(RAW_KEYS[-1]) or profile.startswith(XMP_PREFIX):
+            return "raw xmp", profile.removeprefix(XMP_PREFIX)
+        return "raw exif", profile.removeprefix(PREFIX)
+    return "", b""
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -73,9 +85,12 @@ def _international(text: bytes) -> bytes:
     return _inflated(words) if text[:1] == b"\1" else words
 
 
-def _raw_profile(text: bytes) -> bytes:
+def _raw_profile(name: bytes, data: bytes) -> bytes:
+    _, _, text = data.partition(b"\0")
+    if name == b"zTXt":
+        text = _inflated(text[1:])
     try:
-        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")).removeprefix(PREFIX)
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
         return b""
 
