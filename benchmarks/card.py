@@ -1,6 +1,6 @@
 """A model card, to standard output, from a bundled model and scores.
 
-python benchmarks/card.py quantsr-c-x4-w4a4 benchmarks/results/quality-x4-*.json
+python benchmarks/card.py quantsr-c-x4-w4a4 benchmarks/results/quality-*.json
 """
 
 import hashlib
