@@ -76,7 +76,7 @@ def test_a_grid_is_read_and_its_tiles_are_not_stretched(tmp_path: Path) -> None:
 def test_a_sequence_is_refused(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.avif", save_all=True, append_images=frames[1:])
-    with pytest.raises(PhotoError, match="2 frames"):
+    with pytest.raises(PhotoError, match="several frames"):
         photos.read(tmp_path / "a.avif")
     data = (tmp_path / "a.avif").read_bytes()
     (tmp_path / "b.avif").write_bytes(data.replace(b"avis", b"avif").replace(b"moov", b"free"))

@@ -20,7 +20,7 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 THUMBNAIL, THUMBNAIL_BYTES = 0x0201, 0x0202
 # What a TIFF's first directory tells of the photograph; the other tags there describe how its pixels are stored.
 DESCRIPTIVE = (
-    0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298,
+    0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298,
     0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, EXIF_POINTER, GPS_POINTER,
 )  # fmt: skip
 
@@ -38,25 +38,34 @@ def for_result(exif: bytes, width: int, height: int) -> bytes:
     """The block of an upright result of this size: orientation 1, sizes where there were sizes, no thumbnail."""
     block = _Block(exif)
     wanted = {ORIENTATION: 1, WIDTH: width, HEIGHT: height, PIXEL_WIDTH: width, PIXEL_HEIGHT: height}
-    for entry in list(block.entries(block.first)):
-        if entry[0] == EXIF_POINTER:
-            for inner in list(block.entries(block.value(entry))):
-                block.set(inner, wanted)
+    outer = list(block.entries(block.first))
+    pointer = next((entry for entry in outer if entry[0] == EXIF_POINTER), None)
+    for entry in [*outer, *(block.entries(block.value(pointer)) if pointer else ())]:
         block.set(entry, wanted)
     block.drop_thumbnail()
     return bytes(block.data)
 
 
-def can_be_rewritten(exif: bytes) -> bool:
-    """Whether Pillow can take the block apart and put it together, as it does for AVIF and TIFF."""
+def for_avif(exif: bytes) -> bytes:
+    """The block of an upright result without its orientation: Pillow would write a block with one anew."""
+    block = _Block(exif)
+    block.drop(ORIENTATION)
+    try:
+        Image.Exif().load(bytes(block.data))
+    except Exception:  # it fails in many ways on damaged ones
+        return b""
+    return bytes(block.data)
+
+
+def for_tiff(exif: bytes) -> bytes:
+    """The block, or nothing if it cannot become directories of a TIFF."""
     block = Image.Exif()
     try:
         block.load(exif)
-        block.tobytes()
         of_tiff(block)
-    except Exception:  # it fails in many ways on damaged ones
-        return False
-    return True
+    except Exception:  # as above
+        return b""
+    return exif
 
 
 def xmp_for_result(xmp: bytes, width: int, height: int) -> bytes:
@@ -65,7 +74,17 @@ def xmp_for_result(xmp: bytes, width: int, height: int) -> bytes:
     wanted |= {b"tiff:ImageWidth": width, b"tiff:ImageLength": height}
     for name, value in wanted.items():
         xmp = re.sub(b"(" + name + rb"(?:=[\"']|>))\d+", rb"\g<1>%d" % value, xmp)
-    return re.sub(rb"<(xmp:Thumbnails)\b.*?</\1>", b"", xmp, flags=re.DOTALL)
+    xmp = re.sub(rb"\s?xmpNote:HasExtendedXMP=([\"'])[0-9A-F]{32}\1", b"", xmp)  # which stays behind
+    return _without_thumbnails(xmp)
+
+
+def _without_thumbnails(xmp: bytes) -> bytes:
+    opening, closing = b"<xmp:Thumbnails", b"</xmp:Thumbnails>"
+    kept, at = [], 0
+    while (start := xmp.find(opening, at)) >= 0 and (end := xmp.find(closing, start)) >= 0:
+        kept.append(xmp[at:start])
+        at = end + len(closing)
+    return b"".join([*kept, xmp[at:]])
 
 
 def of_tiff(exif: Image.Exif) -> bytes:
@@ -77,12 +96,25 @@ def of_tiff(exif: Image.Exif) -> bytes:
 
 
 def descriptive(exif: Image.Exif) -> dict[int, Any]:
-    """Tags for a TIFF's first directory; a dict where the value is a directory."""
+    """Tags for a TIFF's first directory; a dict where the value is a directory. Raises what Pillow does on damage."""
     pointers = (EXIF_POINTER, GPS_POINTER)
     tags = {tag: exif.get_ifd(tag) if tag in pointers else exif[tag] for tag in DESCRIPTIVE if tag in exif}
     if EXIF_POINTER in tags:  # a pointer in a pointed-to directory would be written as a number
         tags[EXIF_POINTER] = {k: v for k, v in tags[EXIF_POINTER].items() if k != ExifTags.IFD.Interop}
-    return {tag: value for tag, value in tags.items() if value != {}}
+    return {tag: _with_letters(value) for tag, value in tags.items() if value != {}}
+
+
+class _Latin(str):
+    """A text as Pillow reads it, each byte a letter. It would write those beyond ASCII as question marks."""
+
+    def encode(self, *_: object, **__: object) -> bytes:
+        return super().encode("latin-1")
+
+
+def _with_letters(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {tag: _with_letters(inner) for tag, inner in value.items()}
+    return _Latin(value) if isinstance(value, str) else value
 
 
 Entry = tuple[int, int, int, int]  # tag, type, count, where the value lies
@@ -126,6 +158,17 @@ class _Block:
             kind = LONG
             struct.pack_into(self.order + "H", self.data, at - 6, LONG)
         struct.pack_into(self.order + ("H" if kind == SHORT else "I"), self.data, at, wanted[tag])
+
+    def drop(self, tag: int) -> None:
+        """Of the first directory; the entries behind it and the link to the second move up."""
+        count = self._number(self.first, "H")
+        end = self.first + 2 + 12 * count + 4
+        for entry in self.entries(self.first):
+            start = entry[3] - 8
+            if entry[0] == tag and end <= len(self.data):
+                self.data[start:end] = self.data[start + 12 : end] + bytes(12)
+                struct.pack_into(self.order + "H", self.data, self.first, count - 1)
+                return
 
     def drop_thumbnail(self) -> None:
         link = self.first + 2 + 12 * self._number(self.first, "H")  # to the second directory

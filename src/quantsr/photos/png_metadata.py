@@ -16,8 +16,10 @@ from quantsr.photos.photo import Metadata, PhotoError
 from quantsr.photos.source import open_file
 
 SIGNATURE_BYTES = 8
-XMP_KEY, XMP_PREFIX = b"XML:com.adobe.xmp\0", b"http://ns.adobe.com/xap/1.0/\0"
-RAW_KEYS = tuple(b"Raw profile type %s\0" % kind for kind in (b"exif", b"APP1", b"xmp"))
+XMP, XMP_PREFIX = b"XML:com.adobe.xmp\0", b"http://ns.adobe.com/xap/1.0/\0"
+RAW_EXIF, RAW_XMP, APP1 = (b"Raw profile type %s\0" % kind for kind in (b"exif", b"xmp", b"APP1"))
+RAW = (RAW_EXIF, RAW_XMP, APP1)
+KEYS = {b"iTXt": (XMP,), b"tEXt": RAW, b"zTXt": RAW}
 TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 HDR = {b"\x10": "PQ", b"\x12": "HLG"}  # transfer functions of cICP, numbered by ITU-T H.273
 MOST_BYTES = 16 << 20  # of a chunk, compressed or not, and of all texts
@@ -30,36 +32,43 @@ def read(path: str | os.PathLike[str]) -> Metadata:
     Raises ValueError where they are too large; OSError; and PhotoError if the pixels are HDR: a result that does not
     say so would look wrong.
     """
-    found: dict[str, bytes] = {}  # the first of each kind
+    found: dict[bytes, bytes] = {}  # by where it lies; the first decides, so that little is ever inflated
     texts, kept = [], 0
     with open_file(path) as file:
         for name, data in _chunks(file):
             if name == b"cICP" and data[1:2] in HDR:
                 raise PhotoError(f"{os.fspath(path)}: got HDR pixels ({HDR[data[1:2]]}), wanted SDR; convert it first")
-            kind, block = _block(name, data)
-            if kind and block:
-                found.setdefault(kind, block)
-            elif name in TEXTS and not kind:
+            place = _place(name, data)
+            if place:
+                if place not in found:
+                    found[place] = _block(name, data)
+            elif name in TEXTS:
                 texts.append((name, data))
                 kept += len(data)
                 if kept > MOST_BYTES:
                     raise ValueError(f"more than {MOST_BYTES} bytes of text")
-    exif, xmp = (found.get(kind) or found.get(f"raw {kind}", b"") for kind in ("exif", "xmp"))
-    return Metadata(exif=exif, xmp=xmp, texts=tuple(texts))
+    segment = found.get(APP1, b"")
+    segment_is_xmp = segment.startswith(XMP_PREFIX)
+    exif = found.get(b"eXIf") or found.get(RAW_EXIF) or (b"" if segment_is_xmp else segment)
+    xmp = found.get(XMP) or found.get(RAW_XMP) or (segment if segment_is_xmp else b"")
+    return Metadata(exif=exif.removeprefix(PREFIX), xmp=xmp.removeprefix(XMP_PREFIX), texts=tuple(texts))
 
 
-def _block(name: bytes, data: bytes) -> tuple[str, bytes]:
-    """What of EXIF and XMP a chunk holds, and its kind; "" for another chunk."""
+def _place(name: bytes, data: bytes) -> bytes:
+    """Where EXIF or XMP lies: the name of the chunk or the key of the text, with the zero behind it; else nothing."""
     if name == b"eXIf":
-        return "exif", data.removeprefix(PREFIX)
-    if name == b"iTXt" and data.startswith(XMP_KEY):
-        return "xmp", _international(data[len(XMP_KEY) :])
-    if name in (b"tEXt", b"zTXt") and data.startswith(RAW_KEYS):
-        profile = _raw_profile(name, data)
-        if data.startswith(RAW_KEYS[-1]) or profile.startswith(XMP_PREFIX):
-            return "raw xmp", profile.removeprefix(XMP_PREFIX)
-        return "raw exif", profile.removeprefix(PREFIX)
-    return "", b""
+        return name
+    key = data[: data.find(b"\0") + 1]
+    return key if key in KEYS.get(name, ()) else b""
+
+
+def _block(name: bytes, data: bytes) -> bytes:
+    if name == b"eXIf":
+        return data
+    _, _, text = data.partition(b"\0")
+    if name == b"iTXt":
+        return _international(text)
+    return _raw_profile(_inflated(text[1:]) if name == b"zTXt" else text)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -85,12 +94,9 @@ def _international(text: bytes) -> bytes:
     return _inflated(words) if text[:1] == b"\1" else words
 
 
-def _raw_profile(name: bytes, data: bytes) -> bytes:
-    _, _, text = data.partition(b"\0")
-    if name == b"zTXt":
-        text = _inflated(text[1:])
+def _raw_profile(text: bytes) -> bytes:
     try:
-        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+        return bytes.fromhex(b"".join(text.split(b"\n", 3)[3:]).decode("ascii"))  # which passes over ends of lines
     except ValueError:
         return b""
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.GifImagePlugin import GifImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from quantsr.photos import avif, png_metadata
 from quantsr.photos import exif as exif_block
@@ -57,8 +58,9 @@ def probe(path: PathLike) -> Facts:
     """Raises PhotoError as `read` does, except for damage behind the head."""
     with _opened(path) as image:
         size = image.size
-        if image.format != "TIFF" and _orientation(_metadata(path, image)) > 4:
-            size = size[::-1]  # Pillow tells a TIFF's upright size
+        told = isinstance(image, TiffImageFile) and exif_block.ORIENTATION in image.tag_v2  # the upright size
+        if not told and _orientation(_metadata(path, image)) > 4:
+            size = size[::-1]
         return Facts(*size, *_kind(path, image))
 
 
@@ -107,9 +109,8 @@ def _too_large(error: Image.DecompressionBombError) -> str:
 
 def _kind(path: PathLike, image: Image.Image) -> tuple[int, int]:
     """Channels and bits that the pixels will have. Raises PhotoError for what would lose something."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # in a camera's MPO the other frames are previews
-        raise PhotoError(f"{os.fspath(path)}: got {frames} frames or pages, wanted one image; split it first")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's MPO has previews behind the picture
+        raise PhotoError(f"{os.fspath(path)}: got several frames or pages, wanted one image; split it first")
     if isinstance(image, GifImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise PhotoError(f"{os.fspath(path)}: got a frame that covers a part of a {image.width}x{image.height} picture")
     _refuse_lying_jpeg(path, image)
@@ -142,7 +143,7 @@ def _deep(image: Image.Image) -> str | None:
     matches = [DEEP_COLOUR.fullmatch(mode) for mode in modes]
     if len(matches) == 1 and matches[0]:
         return "RGBA" if matches[0][1] in ("RGBA", "RGBa") else "RGB"
-    bits = 16 if any(";16" in mode for mode in modes) else 8
+    bits = 16 if any(";16" in mode for mode in modes - {"BGR;16"}) else 8  # that one has 16 bits a pixel
     if image.mode in MODES:  # the modes of planes of a TIFF do not tell
         bits = max((bits, *getattr(image, "tag_v2", {}).get(BITS, ())))
     if bits > 8:
@@ -158,7 +159,7 @@ def _raw_mode(tile: Any) -> str:
 def _decoded(path: PathLike, image: Image.Image) -> Pixels:
     deep = _deep(image)
     if deep is None:
-        return _shallow(image)
+        return _shallow(path, image)
     key = image.info.get("transparency")
     if image.mode in DEEP_GRAY:
         pixels = _gray16(image)
@@ -171,7 +172,7 @@ def _decoded(path: PathLike, image: Image.Image) -> Pixels:
     return np.concatenate([colour, alpha[..., None]], axis=-1)
 
 
-def _shallow(image: Image.Image) -> Pixels:
+def _shallow(path: PathLike, image: Image.Image) -> Pixels:
     mode = MODES[image.mode]
     icc = image.info.get("icc_profile")
     if "transparency" in image.info:
@@ -181,11 +182,19 @@ def _shallow(image: Image.Image) -> Pixels:
     if key is not None:
         image.info["transparency"] = key
     if image.mode == "CMYK" and icc:
+        return np.array(_without_inks(path, image, icc))
+    return np.array(image.convert(mode))
+
+
+def _without_inks(path: PathLike, image: Image.Image, icc: bytes) -> Image.Image:
+    try:
         inks, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
-        assert converted is not None
-        return np.array(converted)
-    return np.array(image.convert(mode))
+    except (OSError, ImageCms.PyCMSError) as error:
+        wanted = "wanted one of the inks; convert it to RGB first"
+        raise PhotoError(f"{os.fspath(path)}: got CMYK pixels with a profile of something else, {wanted}") from error
+    assert converted is not None
+    return converted
 
 
 def _scaled_key(image: Image.Image) -> int | None:
@@ -243,7 +252,7 @@ def _metadata(path: PathLike, image: Image.Image) -> Metadata:
     if image.format == "PNG":
         return replace(png_metadata.read(path), icc=icc, dpi=_dpi(image))
     if image.format == "TIFF":
-        exif, iptc = exif_block.of_tiff(image.getexif()), iptc_records.of_tiff(image)
+        exif, iptc = _exif_of_tiff(image), iptc_records.of_tiff(image)
     else:
         exif = bytes(info.get("exif") or b"").removeprefix(exif_block.PREFIX)
         iptc = iptc_records.of_jpeg(image)
@@ -256,6 +265,13 @@ def _metadata(path: PathLike, image: Image.Image) -> Metadata:
         iptc=iptc,
         comment=comment if isinstance(comment, bytes) else b"",  # Pillow may hold what is none under that name
     )
+
+
+def _exif_of_tiff(image: Image.Image) -> bytes:
+    try:
+        return exif_block.of_tiff(image.getexif())
+    except Exception:  # Pillow fails in many ways on damaged ones
+        return b""
 
 
 def _orientation(metadata: Metadata) -> int:

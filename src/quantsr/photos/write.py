@@ -20,8 +20,9 @@ from quantsr.photos.photo import Metadata, Photo, PhotoError
 from quantsr.pixels import Pixels
 
 LARGE_PIXELS = 4_000_000  # above, a PNG is written in bands, faster and with little memory
+EXIF_FOR = {"AVIF": exif.for_avif, "TIFF": exif.for_tiff}  # the others keep it as bytes, damaged or not
+MOST_JPEG_DPI = 65_535
 MARKER_BYTES = 65_533  # of a JPEG segment
-IPTC_FRAME = 27  # bytes at most around the records
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP_HEADER = b"XML:com.adobe.xmp\0\0\0\0\0"
 
@@ -41,7 +42,8 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
     if not kind.alpha and _see_through(photo.pixels):
         raise PhotoError(f"{path}: {kind.name} holds no transparency; choose --format png, webp, tiff or avif")
     gray_profile = photo.metadata.icc[16:20] == b"GRAY"
-    if gray_profile and kind.metadata and not kind.gray:
+    gray = kind.gray and not (kind.name == "AVIF" and pixels.has_alpha(photo.pixels))
+    if gray_profile and kind.metadata and not gray:
         raise PhotoError(f"{path}: {kind.name} holds no gray profile; choose --format png, tiff or jpg, or --strip")
     if kind.name == "JPEG":
         _check_segments(path, photo.metadata)
@@ -52,7 +54,6 @@ def _check_segments(path: Path, metadata: Metadata) -> None:
     taken = {
         "EXIF": len(exif.PREFIX) + len(metadata.exif),
         "XMP": len(XMP_HEADER) + len(metadata.xmp),
-        "IPTC": IPTC_FRAME + len(metadata.iptc),
         "comment": len(metadata.comment),
     }
     for name, length in taken.items():
@@ -100,8 +101,8 @@ def encode(file: BinaryIO, kind: Format, photo: Photo, quality: int | None = Non
     height, width = image.shape[:2]
     old = photo.metadata
     block = exif.for_result(old.exif, width, height)
-    if kind.name in ("AVIF", "TIFF") and not exif.can_be_rewritten(block):
-        block = b""  # damaged: the others keep it as bytes
+    if kind.name in EXIF_FOR:
+        block = EXIF_FOR[kind.name](block)
     metadata = replace(old, exif=block, xmp=exif.xmp_for_result(old.xmp, width, height))
     if kind.name == "TIFF":
         tiff.write(file, image, metadata)
@@ -153,7 +154,9 @@ def _options(kind: Format, metadata: Metadata) -> dict[str, Any]:
         options["xmp"] = metadata.xmp
     if kind.name == "JPEG":
         options["comment"] = metadata.comment
-        options["extra"] = iptc.segment(metadata.iptc) if metadata.iptc else b""
+        options["extra"] = iptc.segments(metadata.iptc)
+        if metadata.dpi and max(metadata.dpi) > MOST_JPEG_DPI:
+            del options["dpi"]
     return options
 
 
