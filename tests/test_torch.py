@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from packing.test_lower import make_network, packed
+from packing.test_products import model_of
 from torch import nn
 
 import quantsr
@@ -58,6 +59,22 @@ def test_any_floating_type_is_taken(tiny, kind):
     sr = module(lr.to(kind))
     assert sr.dtype == torch.float32
     torch.testing.assert_close(sr, module(lr.to(kind).float()))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_it_computes_in_the_type_it_is_turned_to(tmp_path, bits, kind):
+    write(tmp_path / "c.safetensors", packed(make_network(bits), bits))
+    write(tmp_path / "t.safetensors", model_of(bits))
+    lr = torch.rand(1, 3, 8, 8)
+    for name in ("c.safetensors", "t.safetensors"):
+        module = quantsr.torch.load(tmp_path / name)
+        wanted = module(lr)
+        sr = module.to(kind)(lr)
+        assert sr.dtype == kind
+        assert (sr.float() - wanted).abs().mean() < 0.01
+        sr.sum().backward()
+        assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
 def test_it_is_a_part_of_other_networks(tiny):

@@ -34,7 +34,8 @@ class QuantConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         # Calibration looks at the float network.
         weight = self.weight if self.act_quantizer.observing else self.weight_quantizer(self.weight)
-        return functional.conv2d(self.act_quantizer(x), weight, self.bias, padding=self.padding)
+        kind = self.weight.dtype  # quantizers give float32 for less
+        return functional.conv2d(self.act_quantizer(x).to(kind), weight.to(kind), self.bias, padding=self.padding)
 
     def input_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         """Codes of an input, same shape, and what they stand for. Raises NotPackable where there are none."""
@@ -66,7 +67,9 @@ class QuantLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         # Calibration looks at the float network.
         weight = self.weight if self.act_quantizer.observing else self.weight_quantizer(self.weight)
-        return functional.linear(_as_last(self.act_quantizer(_as_second(x)), x), weight, self.bias)
+        kind = self.weight.dtype  # quantizers give float32 for less
+        x = _as_last(self.act_quantizer(_as_second(x)), x)
+        return functional.linear(x.to(kind), weight.to(kind), self.bias)
 
     def input_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         """As `QuantConv2d.input_codes`."""
