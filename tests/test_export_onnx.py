@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from packing.test_lower import make_network
 from packing.test_products import model_of
+from packing.test_transformer import make_network as make_transformer
+from packing.test_transformer import packed as transformer
 from packing.tiny import random_image, tiny_model
 from test_engine_products import make as make_products
 from test_engine_transformer import make
@@ -149,6 +151,16 @@ def test_int2_holds_codes_in_a_quarter_of_a_byte(settings):
     assert {tensor.data_type for tensor in zeros} == {TensorProto.UINT2}
     facts = compare(model, image, reference.run(program, packed.tensors, image))
     assert all(facts[run]["levels"] <= 1 and facts[run]["share"] < 1e-3 for run in ("default", "not_optimised"))
+
+
+@pytest.mark.parametrize("products", [False, True], ids=["linear layers", "and products"])
+def test_int2_of_a_transformer(products):
+    packed, image = model_of(2) if products else transformer(make_transformer(2), 2), random_image(9, 13)
+    program = packed.programs["full"]
+    model = graph(program, packed.tensors, 3, "int2", (9, 13))
+    onnx.checker.check_model(model, full_check=True)
+    facts = compare(model, image, reference.run(program, packed.tensors, image))
+    assert all(facts[run]["levels"] <= 8 and facts[run]["share"] < 0.01 for run in ("default", "not_optimised"))
 
 
 def test_int2_refuses_what_it_cannot_hold():

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from ml_dtypes import int2
+from ml_dtypes import int2, uint2
 from onnx import TensorProto, helper
 
 from quantsr import onnx_transformer
@@ -175,7 +175,10 @@ class _Graph(Nodes):
     def linear(self, op: Op, weight: str) -> None:
         """weight: (I, O)."""
         product = self.node("MatMul", [self.turn(op.inputs[0], PIXELS), weight], f"{op.output}.product")
-        self.node("Add", [product, self.tensor(op, "bias")], op.output)
+        bias = self.tensors[op.tensors["bias"]]
+        if self.style.act is uint2:  # ONNX Runtime makes a Gemm of a bias (O,), and its Reshape before knows no uint2
+            bias = bias[None, None, None]
+        self.node("Add", [product, self.tensor(op, "bias", bias)], op.output)
         self.made(op.output, PIXELS)
 
     def quantize(self, op: Op) -> None:
