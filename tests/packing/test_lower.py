@@ -121,6 +121,15 @@ def test_lift_undoes_lower(bits: int | None, image: np.ndarray) -> None:
         assert torch.equal(layer.weight_quantizer.codes(layer.weight)[0], twin.weight_quantizer.codes(twin.weight)[0])
 
 
+@pytest.mark.parametrize("depth,half,quarter", [("quarter", 6, 5), ("quarter", 2, 1), ("half", 1, 1), ("half", 6, 5)])
+def test_lift_does_without_a_depth(depth: str, half: int, quarter: int, image: np.ndarray) -> None:
+    network = EDSR(channels=4, blocks=8, upscale=2, half=half, quarter=quarter).eval()
+    again = lift(packed(network, None, ("full", depth)))
+    for name in ("full", depth):
+        np.testing.assert_allclose(run_torch(again, image, name), run_torch(network, image, name), atol=1e-4)
+    assert len(again.kept("quarter")) <= len(again.kept("half"))
+
+
 def test_nothing_non_finite_is_packed() -> None:
     network = make_network()
     network.head.weight.data[0, 0, 0, 0] = float("nan")

@@ -49,12 +49,15 @@ def lift(packed: PackedModel) -> DepthDynamic:
 
 def _fresh(packed: PackedModel) -> DepthDynamic:
     info = packed.info
+    half, quarter = (len(info["depths"].get(depth, ())) for depth in ("half", "quarter"))
+    half = half or max(info["blocks"] // 2, quarter)  # one that the file lacks: by default, but quarter within half
+    quarter = quarter or min(info["blocks"] // 4, half)
     common: dict[str, Any] = {
         "upscale": info["upscale"],
         "channels": info["channels"],
         "blocks": info["blocks"],
-        "half": len(info["depths"].get("half", ())),
-        "quarter": len(info["depths"].get("quarter", ())),
+        "half": half,
+        "quarter": quarter,
         "ranking": _ranking(info["depths"], info["blocks"]),
     }
     if info["architecture"] != "quantsr-t":
