@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from quantsr import images, recipe
+from quantsr import checkpoint, images, recipe
 from quantsr.cli import main
 from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
-from quantsr.config import ConfigError
+from quantsr.config import ConfigError, ModelConfig, TrainConfig
 from quantsr.files import lock
-from quantsr.quant import QParams
+from quantsr.quant import QParams, QuantConfig, calibrate, quantize
 from quantsr.train import distributed
 
 RECIPE = """
@@ -124,6 +125,18 @@ def test_a_comparison_may_be_moved(file: Path, tmp_path: Path, photos: Path) -> 
     shutil.copytree(photos, tmp_path / "elsewhere")
     moved = stages_of(variant, [f"data.photos={tmp_path / 'elsewhere'}", "data.cache=other"], 0, tmp_path)
     assert [Path(stage.run.folder).name for stage in moved] == names[0]
+
+
+def test_what_no_file_may_hold_is_a_reason(tmp_path: Path) -> None:
+    model = ModelConfig(backbone="swinir", upscale=2, channels=4, blocks=1, layers=1, heads=2, window=20)
+    config = TrainConfig(model=model, quant=QuantConfig(2, 2, placement="linears_products"))
+    network = checkpoint.build(model)
+    quantize(network, config.quant)
+    calibrate(network, [torch.rand(1, 3, 8, 8)])
+    tensors = {f"ema.{name}": tensor for name, tensor in network.state_dict().items()}
+    checkpoint.save(tmp_path / recipe.WEIGHTS, checkpoint.Checkpoint(config, {"ranking": [0]}, tensors))
+    assert re.fullmatch(r".*window: got 20, wanted .*\.", why := str(facts.pack(tmp_path))), why
+    assert "file" not in why
 
 
 def test_what_scoring_does_not_read_is_no_other_set(tmp_path: Path) -> None:

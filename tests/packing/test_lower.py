@@ -14,7 +14,7 @@ from quantsr.packing import dumps, loads
 from quantsr.packing.lift import lift
 from quantsr.packing.lower import lower
 from quantsr.packing.ops import QCONVS, weight_codes
-from quantsr.packing.program import PackedModel
+from quantsr.packing.program import PackedModel, TensorError
 from quantsr.quant import NotPackable, QuantConfig, calibrate, quantize, quantized_layers
 from quantsr.quant.ddtb import DDTBInput
 
@@ -133,8 +133,17 @@ def test_lift_does_without_a_depth(depth: str, half: int, quarter: int, image: n
 def test_nothing_non_finite_is_packed() -> None:
     network = make_network()
     network.head.weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(TensorError, match=r"^tensor 'head\.weight': got 'NaN or infinity', wanted finite values\.$"):
         lower(network, name="test", quant=QuantConfig())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("quantizer", ["rlq", "pams"])
+def test_no_codes_of_non_finite_weights_are_packed(quantizer: str, value: float) -> None:
+    network = make_network(quantizer=quantizer)
+    network.body[1].conv2.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(TensorError, match=r"^body\.1\.conv2\.weight: got NaN or infinity, wanted finite values$"):
+        lower(network, name="test", quant=QuantConfig(quantizer=quantizer))
 
 
 VARIANTS = {

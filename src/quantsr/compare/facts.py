@@ -20,7 +20,7 @@ from quantsr.files import listing, write_atomically
 from quantsr.packing.cost import cost
 from quantsr.packing.file import dumps
 from quantsr.packing.lower import lower
-from quantsr.packing.program import PackedModel
+from quantsr.packing.program import PackedModel, PackedModelError
 from quantsr.quant import NotPackable, QParams, quantized_layers
 
 Scores = dict[str, dict[str, dict[str, float]]]  # depth -> set -> psnr, ssim
@@ -57,7 +57,7 @@ def pack(folder: Path) -> PackedModel | str:
     network, found = checkpoint.load_network(folder / recipe.WEIGHTS)
     try:
         return lower(network, name="compared", quant=found.config.quant, depths=found.config.run.depths)
-    except NotPackable as why:
+    except (NotPackable, PackedModelError) as why:
         return str(why)
 
 

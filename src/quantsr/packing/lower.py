@@ -18,7 +18,7 @@ from quantsr.models.swinir import SwinGroup, SwinIR, SwinLayer, WindowAttention
 from quantsr.packing import bits
 from quantsr.packing.checks import check_model
 from quantsr.packing.ops import ODD_BITS
-from quantsr.packing.program import FLOAT_BITS, IMAGE, Op, PackedModel, Program
+from quantsr.packing.program import FLOAT_BITS, IMAGE, Op, PackedModel, PackedModelError, Program, TensorError
 from quantsr.quant import NotPackable, QParams, QuantBlock, QuantConv2d, QuantLinear, QuantProduct, quantized_layers
 from quantsr.quant.config import QuantConfig, code_range
 
@@ -36,7 +36,7 @@ def lower(
 
     name: of the model. quant: how it was quantized, None for a float network. training: free-form record of how the
     weights came about. Raises NotPackable for a quantizer or placement that the format cannot say, and a
-    PackedModelError for non-finite weights.
+    PackedModelError for non-finite weights and what else no file may hold.
     """
     _check_placement(network)
     depths = tuple(depths)
@@ -61,7 +61,10 @@ def lower(
         "licence": licence,
     }
     model = PackedModel(info, programs, tensors)
-    check_model(model)
+    try:
+        check_model(model)
+    except PackedModelError as error:  # there is no file that its remedy could mean
+        raise type(error)(str(error).removesuffix(f" {error.remedy}")) from error
     return model
 
 
@@ -269,6 +272,8 @@ _KINDS: dict[type, tuple[str, type[_Lowering]]] = {
 
 def _codes(name: str, conv: QuantConv2d | QuantLinear) -> tuple[Tensor, QParams, QParams]:
     """Weight codes (O, I, K, K), what they and those of the input mean; NotPackable if the format cannot say it."""
+    if not bool(conv.weight.isfinite().all()):  # its codes would be
+        raise TensorError(f"{name}.weight: got NaN or infinity, wanted finite values")
     try:
         codes, weight = conv.weight_quantizer.codes(conv.weight.detach())
         _, act = conv.act_quantizer.codes(torch.zeros(1, conv.weight.shape[1], 1, 1))
