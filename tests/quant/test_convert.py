@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantsr.models.edsr import EDSR
+from quantsr.models.swinir import SwinIR
 from quantsr.quant import (
     PLACEMENTS,
     QuantConfig,
@@ -245,6 +247,31 @@ def test_calibration_needs_a_batch(network: EDSR) -> None:
     quantize(network, QuantConfig())
     with pytest.raises(RuntimeError, match="calibration saw no batch"):
         calibrate(network, [])
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_calibrated_network_needs_no_batch(network: EDSR, batches: list[Tensor], placement: str) -> None:
+    if placement.startswith("linears"):
+        network = SwinIR(upscale=2, channels=8, blocks=1, layers=1, heads=2, window=4)
+    quantize(network, QuantConfig(placement=placement))
+    calibrate(network, batches)
+    drawn = iter(batches)
+    calibrate(network, drawn)
+    assert len(list(drawn)) == len(batches)
+
+
+def test_a_failed_calibration_leaves_no_float_network(network: EDSR, batches: list[Tensor]) -> None:
+    def failing() -> Iterator[Tensor]:
+        yield batches[0]
+        raise OSError("disk")
+
+    quantize(network, QuantConfig())
+    with pytest.raises(OSError, match="disk"):
+        calibrate(network, failing())
+    with pytest.raises(RuntimeError, match="uncalibrated"):
+        network(batches[0])
+    calibrate(network, batches)
+    assert network(batches[0]).isfinite().all()
 
 
 # ---- execution

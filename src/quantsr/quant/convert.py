@@ -17,7 +17,7 @@ from quantsr.quant.odm import ODMInput, ODMWeight
 from quantsr.quant.pact import PACTInput
 from quantsr.quant.pams import PAMSInput, PAMSWeight
 from quantsr.quant.placements import PLACEMENTS, Placement
-from quantsr.quant.quantizer import Method, Quantizer
+from quantsr.quant.quantizer import Method, Quantizer, Raw
 
 RLQ_OPTIONS = ("temperature", "weight_granularity", "act_shift", "weight_shift", "weight_grid", "range_init")
 
@@ -63,15 +63,18 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     batches: several (N, 3, H, W) in [0, 1]; none is drawn where nothing waits.
     """
     waiting = {q for name, q in _quantizers(model) if not (name.endswith("weight_quantizer") or q.calibrated)}
-    if not waiting:
+    if all(isinstance(quantizer, Raw) for quantizer in waiting):
         return
     for quantizer in waiting:
         quantizer.observing = True
-    with torch.no_grad():
-        for batch in batches:
-            model(batch)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+    finally:  # else a network whose batches fail would run in float from then on
+        for quantizer in waiting:
+            quantizer.observing = False
     for quantizer in waiting:
-        quantizer.observing = False
         quantizer.finish_calibration()
     for layer in quantized_layers(model).values():
         if layer.act_quantizer in waiting:
