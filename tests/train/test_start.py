@@ -201,6 +201,16 @@ def test_several_depths_rank_the_blocks_of_their_source(make: Make) -> None:
     assert again.resume() and again.network.ranking == again.averaged.ranking == (1, 3, 2, 0)
 
 
+def test_a_run_at_full_depth_between_leaves_the_ranking(make: Make) -> None:
+    source = make(DQA, folder="dqa")
+    train.run(source)
+    set_ranking(source, [2, 0, 3, 1])
+    full = make(W4A4, {"model": {"blocks": 4}, "run": {"init": str(folder_of(source) / "weights.safetensors")}})
+    train.run(full)
+    set_gains(full, 1.2, 0.7, 1.0, 0.9)
+    assert started_from(make, full, DQA).network.ranking == (2, 0, 3, 1)
+
+
 # ---- ranking
 
 

@@ -33,7 +33,7 @@ def start_network(config: TrainConfig, source: Checkpoint | None, sampler: Patch
             network.load_state_dict(_fitting(network, source.part("ema")), strict=False)
     make_identity(network, blocks)
     calibrate(network, (sampler(index)[0] for index in fresh))
-    if len(config.run.depths) > 1 and not (source and len(source.config.run.depths) > 1):
+    if len(config.run.depths) > 1 and not (source and _is_ranked(source)):
         # once: the weights of a depth-dynamic network are made for their ranking
         network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
     return network
@@ -72,6 +72,12 @@ def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, T
             others = [index for index in range(len(gains)) if index != block]
             losses[block] += float((network(lr, depth=others) - hr).abs().mean())
     return rank_by([-loss for loss in losses])
+
+
+def _is_ranked(source: Checkpoint) -> bool:
+    """Whether it, or a run that it comes from, was depth-dynamic."""
+    earlier = [stage.get("depths", ()) for stage in source.state.get("history", [])]
+    return any(len(depths) > 1 for depths in (source.config.run.depths, *earlier))
 
 
 def _fitting(network: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
