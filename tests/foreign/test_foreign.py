@@ -209,6 +209,15 @@ def test_files_of_something_else(tmp_path, monkeypatch, capsys, content, flags):
     assert "x.pth" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [[], ["--pickle"]], ids=str)
+def test_a_missing_file_is_called_so(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", "x.pth", "--as", "edsr", *flags]) == 2
+    told = capsys.readouterr().err
+    assert "x.pth: cannot be read (No such file or directory" in told
+    assert "damaged" not in told and "safetensors file" not in told
+
+
 def test_an_old_torch_is_not_trusted_with_pickles(tmp_path, monkeypatch):
     torch.save(Authors().state_dict(), tmp_path / "x.pth")
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")

@@ -79,7 +79,9 @@ def read(path: Path, *, pickle: bool) -> Source:
         return Source(_state_dict(load_tensors(path), path.name), path.name)
     except PickleRefused as error:
         raise NotImportable(str(error)) from error
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise NotImportable(f"{path}: cannot be read ({error.strerror or error})") from error
+    except safetensors.SafetensorError as error:
         hint = "" if pickle else "; a .pth is a pickle, which --pickle reads by torch's weights-only loader"
         raise NotImportable(f"{path}: not a safetensors file ({error}){hint}") from error
 

@@ -97,6 +97,6 @@ def _rlfn(path: Path) -> RLFN:
         weights = load_tensors(path)
         network = RLFN()
         network.load_state_dict(weights)
-    except (PickleRefused, RuntimeError, TypeError) as error:
+    except (PickleRefused, OSError, RuntimeError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path}: not RLFN x4 weights ({error})") from error
     return network
