@@ -118,14 +118,18 @@ def test_a_recipe_changes_what_it_extends(file: Path) -> None:
         ("extends = 3", "wanted the name of a file"),
         ("[stages]", r"stages: got \{\}, wanted tables \[stages\.NAME\]"),
         ('[stages]\nfloat = "yes"', "stages: got"),
+        ("[stages]\na = 3", r"stages: got \{'a': 3\}, wanted tables"),
+        ("stages = [1]", r"stages: got \[1\], wanted tables"),
+        ('extends = "../{folder}/me.toml"', r"me\.toml: extends itself"),
         ('[stages.a.run]\ninit = "stage:b"', "got 'stage:b', wanted an earlier stage: there is none"),
         ("[stages.a.optim]\nstep = 3", "unknown key 'optim.step'; the nearest known one is 'steps'"),
     ],
 )
 def test_a_bad_recipe_is_refused(tmp_path: Path, text: str, wanted: str) -> None:
-    (tmp_path / "me.toml").write_text(text)
-    with pytest.raises(ConfigError, match=wanted):
-        recipe.load(tmp_path / "me.toml")
+    (tmp_path / "me.toml").write_text(text.replace("{folder}", tmp_path.name))
+    for overrides in ([], ["stages.a.run.seed=1"]):
+        with pytest.raises(ConfigError, match=wanted):
+            recipe.load(tmp_path / "me.toml", overrides)
 
 
 @pytest.mark.parametrize("text", ["optim.steps", "steps=3", "stages.a.steps=3", "=3", "optim.=3"])

@@ -13,6 +13,7 @@ Each stage runs in the folder `run.folder`/<stage> and starts from the stage bef
 
 import copy
 import dataclasses
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,20 +42,28 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | No
     tables = _read(_find(name_or_path))
     if seed is not None:
         tables = _merged(tables, {"run": {"seed": seed}})
+    stages = _stages(tables)
     everywhere: Tables = {}
     for text in overrides:
         keys, value = _parse(text)
-        _set(_of_stage(tables, keys) if keys[0] == "stages" else everywhere, keys[-2:], value)
-    stages = tables.pop("stages", None)
-    if stages is None:
+        _set(_of_stage(stages, keys) if keys[0] == "stages" else everywhere, keys[-2:], value)
+    if not stages:
         return _checked({"": from_dict(_overridden({"quant": False} | tables, everywhere))}, everywhere)
-    if not isinstance(stages, dict) or not stages or not all(isinstance(own, dict) for own in stages.values()):
-        raise ConfigError(f"stages: got {stages!r}, wanted tables [stages.NAME]")
     built: dict[str, TrainConfig] = {}
     for stage, own in stages.items():
         config = from_dict(_overridden({"quant": False} | _merged(tables, own), everywhere))
         built[stage] = _placed(config, stage, built, starts_itself="init" in own.get("run", {}))
     return _checked(built, everywhere)
+
+
+def _stages(tables: Tables) -> Tables:
+    """Takes the stages out of the tables of a recipe: none where it says nothing of them."""
+    stages = tables.pop("stages", None)
+    if stages is None:
+        return {}
+    if not isinstance(stages, dict) or not stages or not all(isinstance(own, dict) for own in stages.values()):
+        raise ConfigError(f"stages: got {stages!r}, wanted tables [stages.NAME]")
+    return stages
 
 
 def _checked(built: dict[str, TrainConfig], everywhere: Tables) -> dict[str, TrainConfig]:
@@ -75,8 +84,10 @@ def _find(name_or_path: str | Path) -> Path:
     return path
 
 
-def _read(path: Path, children: tuple[Path, ...] = ()) -> Tables:
-    if path in children:
+def _read(path: Path, children: tuple[str, ...] = ()) -> Tables:
+    """children: real paths of the files that this one is extended by."""
+    own = os.path.realpath(path)
+    if own in children:
         raise ConfigError(f"{path}: extends itself")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -87,7 +98,7 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> Tables:
         return tables
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: got {base!r}, wanted the name of a file beside it")
-    return _merged(_read(path.parent / base, (*children, path)), tables)
+    return _merged(_read(path.parent / base, (*children, own)), tables)
 
 
 def _merged(base: Tables, own: Mapping[str, Any]) -> Tables:
@@ -136,9 +147,8 @@ def _parse(text: str) -> tuple[list[str], Any]:
         return keys, value.strip()
 
 
-def _of_stage(tables: Tables, keys: list[str]) -> Tables:
+def _of_stage(stages: Tables, keys: list[str]) -> Tables:
     """The tables of the stage that "stages.NAME.section.key" names."""
-    stages = tables.get("stages", {})
     if keys[1] not in stages:
         raise ConfigError(f"got a setting of stage {keys[1]!r}, wanted one of {', '.join(stages) or 'none: no stages'}")
     own: Tables = stages[keys[1]]
