@@ -81,6 +81,7 @@ def test_a_section_must_be_a_table(section: str) -> None:
     [
         ("optim", "schedule", "linear"), ("optim", "steps", 0), ("optim", "ema", 1.0), ("optim", "ema", float("nan")),
         ("optim", "learning_rate", 0.0), ("optim", "learning_rate", float("nan")), ("optim", "warmup", -1),
+        ("optim", "temperatures", [1.0, float("inf")]), ("quant", "temperature", float("inf")),
         ("data", "holdout", 1), ("data", "shrunk", [0.5, 1.0]), ("data", "shrunk", [0.0]), ("data", "unpaired", [0.5]),
         ("data", "patch", 0), ("data", "batch", 0),
         ("teacher", "kind", "vgg"), ("teacher", "weight", 1.5), ("teacher", "views", 0), ("teacher", "views", 9),

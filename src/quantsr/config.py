@@ -169,7 +169,8 @@ class TrainConfig:
         for name, value, default in (("kind", teacher.kind, "checkpoint"), ("views", teacher.views, 1)):
             _require(bool(teacher.weights) or value == default, f"teacher.{name}", value, "teacher.weights beside it")
         temperatures = self.optim.temperatures
-        _require(all(t >= 0 for t in temperatures), "optim.temperatures", temperatures, "none below 0")
+        usable = all(0 <= t < math.inf for t in temperatures)
+        _require(usable, "optim.temperatures", temperatures, "finite ones, none below 0")
         _require(len(weights) in (0, len(depths)), "run.depth_weights", weights, "one per depth, or none")
         _require(all(w >= 0 for w in weights), "run.depth_weights", weights, "none below 0")
         _require(not weights or any(weights), "run.depth_weights", weights, "one above 0")

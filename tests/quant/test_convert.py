@@ -193,6 +193,7 @@ def test_convolutions_that_cannot_be_run_are_refused(settings: dict[str, object]
         {"act_bits": 5},
         {"temperature": -0.5},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
         {"weight_granularity": "per_group"},
         {"act_shift": "yes"},
         {"range_init": "max"},

@@ -1,5 +1,6 @@
 """What turns integers into numbers (`QParams`) and what a network's quantization is (`QuantConfig`)."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -53,8 +54,8 @@ class QuantConfig:
     def __post_init__(self) -> None:
         code_range(self.weight_bits, True)
         code_range(self.act_bits, True)
-        if not self.temperature >= 0:
-            raise ValueError(f"got temperature {self.temperature}, wanted 0 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"got temperature {self.temperature}, wanted a finite number, 0 or more")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"got {name} {getattr(self, name)!r}, wanted one of {', '.join(choices)}")
