@@ -463,6 +463,14 @@ def test_first_steps_from_a_percentile() -> None:
     assert not act.signed and act.scale.item() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # as of a GPU, tensors of meta meet none of another device
+def test_first_steps_are_fitted_where_the_network_is(device: str) -> None:
+    quantizer, seen = RLQ(4, range_init="least_error").to(device), Observed()
+    seen.add(torch.randn(2, 3, 8, 8))  # samples stay on the CPU
+    quantizer.set_range(seen)
+    assert quantizer.means is not None and {mean.device.type for mean in quantizer.means} == {device}
+
+
 def test_percentiles_of_many_batches() -> None:
     observed = Observed()
     observed._samples = [torch.linspace(0, 1, 2**24 + 3)[None]]  # more than torch.quantile takes

@@ -78,6 +78,7 @@ class RLQ(Quantizer):
     @torch.no_grad()
     def _fit(self, values: Tensor) -> None:
         """Step and shift from values (C, n)."""
+        values = values.to(self.scale.device)
         limits = code_range(self.bits, self.signed)
         if self.shift is not None and self.bias_follows:
             scale, shift = fit_step_and_shifts(values.reshape(self.shift.numel(), -1), *limits)
