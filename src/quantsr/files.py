@@ -3,10 +3,13 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, BinaryIO
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 def write_atomically(
@@ -87,10 +90,16 @@ def name_beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the final name may be of the greatest length
 
 
+def is_temporary(name: str) -> bool:
+    """Whether `name_beside` gives such names."""
+    return bool(_TEMPORARY.fullmatch(name))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Temporary files of `write_atomically` that a kill left. The caller must be the only one that writes there."""
-    for path in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(".*.tmp"):
+        if is_temporary(path.name):
+            path.unlink(missing_ok=True)
 
 
 def lock(file: IO[bytes] | IO[str]) -> bool:

@@ -25,6 +25,7 @@ from quantsr.batch.plan import Job
 from quantsr.batch.run import Batch, Settings
 from quantsr.cli import main
 from quantsr.engine import TooLittleMemory
+from quantsr.files import name_beside
 from quantsr.photos import Facts, Metadata, Photo
 
 OPTIONS = ("-n", "quantsr-c-x2-w4a4", "--depth", "quarter", "--threads", "1")
@@ -144,7 +145,7 @@ def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
     with pytest.raises(JournalInUse, match="another run writes into this folder"):
         Journal(tmp_path / "out", {"depth": "full"})
     target.write_bytes(b"result")
-    first.begin(target, tmp_path / "out" / ".1.tmp")
+    first.begin(target, name_beside(target))
     first.end(source, target)
     first.close()
     file = tmp_path / "out" / f"{journal.NAME}.jsonl"
@@ -152,13 +153,43 @@ def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes() + torn)
     again = Journal(tmp_path / "out", {"depth": "full"})
     assert again.finished(source, target) and again.ours(target)
-    again.begin(target, tmp_path / "out" / ".2.tmp")
+    beside = name_beside(target)
+    again.begin(target, beside)
     again.close()
-    (tmp_path / "out" / ".2.tmp").touch()
+    beside.touch()
     third = Journal(tmp_path / "out", {"depth": "full"})
     assert not third.finished(source, target) and third.ours(target)
     third.remove_leftovers()
-    assert not (tmp_path / "out" / ".2.tmp").exists()
+    assert not beside.exists()
+
+
+@pytest.mark.parametrize("place, temporary", [
+    ("../victim/x.png", "important.txt"), ("../victim/x.png", ".0123456789abcdef.tmp"), ("/x.png", "/"), ("x.png", 5),
+    ("{victim}/x.png", ".0123456789abcdef.tmp"), ("", ".0123456789abcdef.tmp"), ("x.png", "important.txt"),
+    ("\0/x.png", ".0123456789abcdef.tmp"), ("\ud800/x.png", ".0123456789abcdef.tmp"),
+])  # fmt: skip
+def test_a_journal_from_elsewhere_removes_nothing(folder: Path, tmp_path: Path, place: str, temporary: object) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    kept = [here / name for here in (tmp_path, out, victim) for name in ("important.txt", ".0123456789abcdef.tmp")]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    target = place.format(victim=victim)
+    line = json.dumps({"target": target, "state": "begun", "temporary": temporary})
+    (out / f"{journal.NAME}.jsonl").write_text(line + "\n")
+    assert upscale(folder / "a.png", "-o", out, "--resume") == 0
+    assert all(path.exists() for path in kept) and (out / "a_x2.png").exists()
+
+
+def test_lines_that_no_run_writes_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    result = tmp_path / "out" / "a_x2.png"
+    result.parent.mkdir()
+    result.write_bytes(b"kept")
+    done = {"target": result.name, "state": "done"}
+    lines = [json.dumps(line) for line in (done, done | {"size": "4"}, done | {"state": []})]
+    (result.parent / f"{journal.NAME}.jsonl").write_text("\n".join([*lines, "[" * 100_000]))
+    assert upscale(folder, "-o", result.parent, "--resume") == 3
+    assert result.read_bytes() == b"kept"
 
 
 def test_shards_share_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

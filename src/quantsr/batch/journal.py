@@ -4,16 +4,19 @@ One JSON object a line, appended: {"target", "state": "begun", "temporary"} befo
 rename {"target", "state": "done", "source_size", "source_mtime_ns", "settings", "size"}. A result is finished if its
 last line is "done", its file has that size, and input and settings are the recorded ones. A result is ours, and may be
 replaced, if the journal knows it. A torn last line is passed over. Each shard writes its own file and reads all.
+
+A folder of results may come from elsewhere, its journal too: a line that a run does not write, such as one that names
+a place outside the folder, is passed over.
 """
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from quantsr.files import lock
+from quantsr.files import is_temporary, lock
 from quantsr.model import Model
 
 NAME = ".quantsr-journal"
@@ -64,9 +67,9 @@ class Journal:
     def remove_leftovers(self) -> None:
         """Temporary files of results that this journal began and did not finish."""
         for target in self._mine:
-            if name := self._last[target].get("temporary"):
-                with suppress(FileNotFoundError):
-                    (self._root / target).with_name(Path(name).name).unlink()
+            if self._last[target]["state"] == "begun":
+                with suppress(OSError, ValueError):  # gone, or a name that the system does not take
+                    (self._root / target).with_name(self._last[target]["temporary"]).unlink()
 
     def finished(self, source: Path, target: Path) -> bool:
         """Whether `target` was made from this `source` with these settings, and is there whole."""
@@ -114,10 +117,19 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
-            if isinstance(line["target"], str) and line["state"] in ("begun", "done"):
+            if _is_written_here(line):
                 yield line
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # torn by a kill
+
+
+def _is_written_here(line: dict[str, Any]) -> bool:
+    place = PurePosixPath(line["target"])
+    if not place.name or place.is_absolute() or ".." in place.parts:
+        return False
+    if line["state"] == "begun":
+        return is_temporary(line["temporary"])
+    return line["state"] == "done" and isinstance(line["size"], int | None)
 
 
 def _size(path: Path) -> int | None:
