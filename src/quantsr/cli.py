@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"quantsr: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             print(f"quantsr: {error}", file=sys.stderr)
             return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):

@@ -63,7 +63,7 @@ def require_folder(folder: Path) -> Path:
 def nearest(folder: Path) -> Path:
     """The folder itself, absolute, or the lowest one above it that exists."""
     folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -341,6 +342,7 @@ def test_names_of_any_kind(folder: Path, tmp_path: Path, name: bytes, capsys: py
     code = upscale(source.parent, "-o", tmp_path / "out", "--report", tmp_path / "report.json")
     if len(name) > 250:
         assert code == 4 and "more than 255 bytes; pass a shorter --template" in capsys.readouterr().err
+        assert upscale(source.parent, "-o", tmp_path / "out", "--resume") == 4
         assert upscale(source.parent, "-o", tmp_path / "out", "--template", "{stem}{suffix}") == 0
     else:
         assert code == 0
@@ -732,8 +734,67 @@ def test_a_place_where_no_result_can_be_is_wrong_usage(
     assert (tmp_path / "file").read_bytes() == b"kept"
 
 
-def test_an_input_with_too_long_a_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert upscale(tmp_path / ("a" * 300 + ".png"), "-o", tmp_path / "out") == 2
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """lock(folder): its names can be listed, and nothing in it be looked at; root could look."""
+
+    def lock(folder: Path) -> None:
+        for name in ("stat", "lstat"):
+            honest = getattr(os, name)
+
+            def look(path: Any, *rest: Any, honest: Any = honest, **options: Any) -> os.stat_result:
+                if not isinstance(path, int) and folder in Path(os.fsdecode(path)).parents:
+                    raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+                return honest(path, *rest, **options)
+
+            monkeypatch.setattr(os, name, look)
+
+    return lock
+
+
+@pytest.mark.parametrize("into", [["-o", "out"], ["-o", "out", "--resume", "--report", "report.json"], []])
+def test_a_name_that_cannot_be_looked_at_stops_nothing(
+    folder: Path,
+    tmp_path: Path,
+    lock: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    into: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loop, locked, long = Path("loop.png"), Path("locked", "b.png"), Path("a" * 300 + ".png")
+    loop.symlink_to(loop)
+    locked.parent.mkdir()
+    lock(locked.parent)
+    assert upscale(loop, locked, locked.parent / "deeper" / "c.png", long, folder / "a.png", *into) == 3
+    told = capsys.readouterr().err
+    assert all(f"quantsr: {path}: " in told for path in (loop, locked, long))
+    assert all(why in told for why in ("Too many levels of symbolic links", "Permission denied", "File name too long"))
+    assert "1 done, 4 failed" in told
+
+
+def test_a_folder_that_cannot_be_searched_fails(
+    folder: Path, tmp_path: Path, lock: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock(folder / "sub")
+    assert upscale(folder, "-o", tmp_path / "out", "-r") == 3
+    told = capsys.readouterr().err
+    assert "gray.tif: Permission denied" in told and "2 done, 4 failed" in told
+
+
+def test_a_result_in_a_loop_of_links_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_x2.png").symlink_to(out / "a_x2.png")
+    report = tmp_path / "report.json"
+    assert upscale(folder, "-o", out, "--report", report) == 3
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert upscale(folder, "-o", out, "--report", tmp_path / "loop") == 2
+    assert upscale(folder, "-o", tmp_path / "loop" / "out") == 2
+
+
+def test_an_input_with_too_long_a_name_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale(tmp_path / ("a" * 300 + ".png"), "-o", tmp_path / "out") == 4
     assert "File name too long" in capsys.readouterr().err
 
 

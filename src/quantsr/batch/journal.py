@@ -135,5 +135,5 @@ def _is_written_here(line: dict[str, Any]) -> bool:
 def _size(path: Path) -> int | None:
     try:
         return path.lstat().st_size
-    except FileNotFoundError:
+    except OSError:
         return None

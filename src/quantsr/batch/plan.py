@@ -1,4 +1,8 @@
-"""Which file becomes which, decided and checked before any work is done."""
+"""Which file becomes which, decided and checked before any work is done.
+
+Inputs are asked by `os.path`, which raises nothing for a link to itself, a folder that may not be searched or a name
+that is too long, as `Path` does before Python 3.14: such an input fails in its turn.
+"""
 
 import hashlib
 import os
@@ -118,7 +122,7 @@ def plan(
 def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
     if len(inputs) > 1:
         raise PlanError(f"got {len(inputs)} inputs for the one file {output}, wanted a folder")
-    if inputs[0].is_dir():
+    if os.path.isdir(inputs[0]):
         raise PlanError(f"INPUT {inputs[0]} is a folder, so -o must be a folder too; got the file {output}")
     if naming.format and format_of(output) is not FORMATS[naming.format]:
         raise PlanError(f"got the file {output} and the format {naming.format}, wanted them to agree")
@@ -128,7 +132,7 @@ def _into_file(inputs: list[Path], output: Path, naming: Naming) -> Job:
 def _into_folder(
     path: Path, output: Path | None, naming: Naming, recursive: bool, passed_over: Counter[str]
 ) -> Iterator[Job]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield Job(path, (output or path.parent) / naming.result_of(path), output)
         return
     if output is None or output.resolve() == path.resolve():
@@ -185,7 +189,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
         other = seen.setdefault(key, job)
         if other is job:
             apart.append(job)
-        elif other.source.resolve() != job.source.resolve():
+        elif os.path.realpath(other.source) != os.path.realpath(job.source):
             separable = other.source.name.casefold() != job.source.name.casefold()
             advice = "pass --template '{name}_x{scale}{suffix}', or " if separable else ""
             raise PlanError(
@@ -196,7 +200,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
 
 def without_results(jobs: list[Job], passed_over: Counter[str]) -> list[Job]:
     """Without those whose source lies where another's result goes, which passed_over takes as a RESULT."""
-    by_target = {os.path.abspath(job.target): job for job in jobs if job.source.exists()}
+    by_target = {os.path.abspath(job.target): job for job in jobs if os.path.exists(job.source)}
     left = [job for job in jobs if by_target.get(os.path.abspath(job.source), job) is job]
     if len(left) < len(jobs):
         passed_over[RESULT] += len(jobs) - len(left)

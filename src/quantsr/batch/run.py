@@ -132,7 +132,7 @@ class Batch:
                 yield Outcome(job, "done", time.monotonic() - start, width, height)
 
     def finished(self, job: Job) -> bool:
-        if not self.settings.resume or self.journal is None or not job.source.exists():
+        if not self.settings.resume or self.journal is None or not os.path.exists(job.source):
             return False
         return self.journal.finished(job.source, job.target)
 
@@ -155,7 +155,7 @@ class Batch:
 
     def _check_target(self, job: Job) -> None:
         target = job.target
-        if len(os.fsencode(target.name)) > NAME_BYTES:
+        if len(os.fsencode(target.name)) > NAME_BYTES >= len(os.fsencode(job.source.name)):
             raise PhotoError(
                 f"{job.source}: the result's name has more than {NAME_BYTES} bytes; pass a shorter --template"
             )

@@ -56,10 +56,10 @@ def totals(outcomes: list[Outcome], jobs: int, state: str) -> dict[str, Any]:
 
 def check_report(path: Path, jobs: list[Job], *, force: bool) -> None:
     """Raises ValueError, or OSError, if a report there would harm a file, or could not be written."""
-    place, own = path.resolve(), identity(path)
+    place, own = Path(os.path.realpath(path)), identity(path)
     if own is not None and own in {identity(job.source) for job in jobs}:
         raise ValueError(f"--report: got the input {path}; wanted another file")
-    targets = {job.target.resolve() for job in jobs}
+    targets = {Path(os.path.realpath(job.target)) for job in jobs}
     if place in targets:
         raise ValueError(f"--report: got {path}, where a result is written; wanted another file")
     if path.is_dir() or any(place in target.parents for target in targets):

@@ -8,6 +8,7 @@ was stopped goes on with --resume.
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 import warnings
@@ -120,7 +121,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         _tell_of_the_rest(args, inputs[0], bool(every), passed_over)
         _tell_of_quality(args, every)
         jobs = [job for job in every if shard_of(job, args.shard[1]) == args.shard[0]]
-        many = len(inputs) > 1 or any(path.is_dir() for path in inputs)
+        many = len(inputs) > 1 or any(os.path.isdir(path) for path in inputs)
         into_folder = bool(every) and every[0].root is not None
         if args.resume and every and not into_folder:
             raise Failure("--resume needs a folder for the results, as -o OUT", USAGE)
@@ -131,8 +132,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         journal = None
         if into_folder and (many or args.resume):
             journal = _journal(args, deciding(model, model_hash(args), depth, args.quality, args.strip))
-    read = frozenset(job.source.resolve() for job in found)
-    batch = Batch(model, jobs, read, settings, journal, passed_over=passed_over)
+    batch = Batch(model, jobs, frozenset(job.source for job in found), settings, journal, passed_over=passed_over)
     batch.look()
     if args.within is not None:
         chosen, estimate = choose_depth(model, _left(batch), args.within, args.quality, args.tile)
