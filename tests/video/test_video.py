@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -236,6 +237,31 @@ def test_attachments_are_copied_or_refused_and_covers_refused(
             out.mux(packet)
     assert enlarge(film, "-o", tmp_path / "e.mp4") == 4 and "--drop covers" in capsys.readouterr().err
     assert enlarge(film, "-o", tmp_path / "e.mp4", "--drop", "covers") == 0 and len(times(tmp_path / "e.mp4")) == 3
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_two_tracks_of_sound_stay_apart(suffix: str, make_clip: Make, tmp_path: Path) -> None:
+    """The second has a packet more, and begins earlier by less than Matroska tells."""
+    source, out = tmp_path / "a.mp4", tmp_path / f"b{suffix}"
+    with av.open(str(make_clip(tmp_path / "plain.mp4", codec="mpeg4"))) as plain, av.open(str(source), "w") as both:
+        film, sound = plain.streams.video[0], plain.streams.audio[0]
+        video, first, second = (both.add_stream_from_template(like, opaque=True) for like in (film, sound, sound))
+        read = [packet for packet in plain.demux() if packet.size]
+        heard = [packet for packet in read if packet.stream is sound]
+        for packet in (packet for packet in read if packet.stream is film):
+            packet.stream = video
+            both.mux(packet)
+        for track, some, late in ((second, heard, 0), (first, heard[:-1], 20)):
+            for packet in some:
+                again = av.Packet(bytes(packet))
+                again.pts = again.dts = packet.pts + late
+                again.time_base, again.duration, again.stream = packet.time_base, packet.duration, track
+                both.mux(again)
+    assert enlarge(source, "-o", out) == 0
+    for path in (source, out):
+        with av.open(str(path)) as container:
+            counts = Counter(packet.stream_index for packet in container.demux(audio=(0, 1)) if packet.size)
+            assert (counts[1], counts[2]) == (len(heard) - 1, len(heard))
 
 
 def jpeg() -> bytes:

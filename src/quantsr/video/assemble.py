@@ -70,8 +70,8 @@ def assemble(plan: Plan, file: BinaryIO, times: Times, segments: list[Path]) -> 
     verify(plan, Path(file.name), times, sent)
 
 
-def _put_together(plan: Plan, original: Any, file: BinaryIO, times: Times, segments: list[Path]) -> list[Sent]:
-    """What was written of each copied stream."""
+def _put_together(plan: Plan, original: Any, file: BinaryIO, times: Times, segments: list[Path]) -> dict[int, Sent]:
+    """What was written of each copied stream, by its index in the result."""
     sent: dict[int, Sent] = {}
     with _new(file, plan) as result, av.open(segments[0]) as first:
         video, copies = _streams(plan, original, first.streams.video[0], result)
@@ -80,7 +80,7 @@ def _put_together(plan: Plan, original: Any, file: BinaryIO, times: Times, segme
             sent.setdefault(packet.stream.index, Sent(packet.stream.type)).see(packet)
             result.mux(packet)
         sent.pop(video.index)
-    return list(sent.values())
+    return sent
 
 
 def _new(file: BinaryIO, plan: Plan) -> Any:

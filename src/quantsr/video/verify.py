@@ -29,8 +29,8 @@ class Sent:
         self.packets += 1
 
 
-def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
-    """made: the file, which is to become `plan.path`. sent: of the copied streams. Raises VideoError."""
+def verify(plan: Plan, made: Path, times: Times, sent: dict[int, Sent]) -> None:
+    """made: the file, which is to become `plan.path`. sent: of the copied streams, by index. Raises VideoError."""
     with opened(made) as result, reading(plan.path):
         _count(plan, result)
         index, frames, shift = film(plan.path, result).index, 0, Fraction(0)
@@ -50,9 +50,8 @@ def verify(plan: Plan, made: Path, times: Times, sent: list[Sent]) -> None:
             frames += 1
     if frames != len(times):
         raise VideoError(f"{plan.path}: {frames} of {len(times)} frames were written")
-    for kind in {stream.kind for stream in sent}:
-        for before, after in zip(_of(sent, kind), _of(list(got.values()), kind), strict=True):
-            _compare(plan, before, after, shift)
+    for index, stream in sent.items():
+        _compare(plan, stream, got.get(index, Sent(stream.kind)), shift)
 
 
 def check_result(plan: Plan, target: Target, times: Times) -> None:
@@ -67,7 +66,7 @@ def check_result(plan: Plan, target: Target, times: Times) -> None:
         wanted = f"{target.name} of {target.width}x{target.height}"
         if got != wanted:
             raise VideoError(f"got {got}, wanted {wanted}")
-        verify(plan, plan.path, times, [])
+        verify(plan, plan.path, times, {})
     except VideoError as error:
         told = str(error).removeprefix(f"{plan.path}: ")
         raise VideoError(
@@ -81,10 +80,6 @@ def _count(plan: Plan, result: Any) -> None:
     got = Counter(extra.kind for extra in extras(result, film(plan.path, result)))
     for kind, count in (wanted - got).items():
         raise VideoError(f"{plan.path}: {count} streams of {kind} were not written")
-
-
-def _of(streams: list[Sent], kind: str) -> list[Sent]:
-    return [stream for stream in streams if stream.kind == kind]
 
 
 def _compare(plan: Plan, before: Sent, after: Sent, shift: Fraction) -> None:
