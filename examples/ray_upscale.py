@@ -19,7 +19,7 @@ import ray
 
 import quantsr
 from quantsr import zoo
-from quantsr.batch.journal import Journal, deciding
+from quantsr.batch.journal import Journal, deciding, state_of
 from quantsr.batch.plan import Job, Naming, plan
 from quantsr.batch.run import Batch, Settings
 from quantsr.batch.tell import record
@@ -51,13 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         journal.remove_leftovers()
     jobs = plan([args.input], args.output, Naming(model.scale, Path(args.model).stem, args.depth), recursive=True)
     left = list(_left(jobs, journal, args.resume))
+    seen = {str(job.source): state_of(job.source) for job in left}
     for job in left:
         journal.begin(job.target, name_beside(job.target))
     counts = Counter(skipped=len(jobs) - len(left))
     for result in _results(left, args) if left else ():
         counts[result["status"]] += 1
         if result["status"] == "done":
-            journal.end(Path(result["source"]), Path(result["target"]))
+            journal.end(seen[result["source"]], Path(result["target"]))
         print(json.dumps(result), flush=True)
     journal.close()
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())), file=sys.stderr)

@@ -1,8 +1,28 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from quantsr.files import name_beside, remove_leftovers, require_folder, write_atomically
+
+
+def refused(old: Path, new: Path) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT has it
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    write_atomically(tmp_path / "a", b"first", new=True)
+    (tmp_path / "b").symlink_to(tmp_path / "absent")
+    for taken in ("a", "b"):
+        with pytest.raises(FileExistsError, match=f"File exists: .*{taken}'$"):
+            write_atomically(tmp_path / taken, b"second", new=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"} and (tmp_path / "a").read_bytes() == b"first"
+    write_atomically(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"second"
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:

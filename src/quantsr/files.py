@@ -16,11 +16,14 @@ def write_atomically(
     path: str | os.PathLike[str],
     data: bytes | memoryview | Callable[[BinaryIO], object],
     beside: Path | None = None,
+    *,
+    new: bool = False,
 ) -> None:
     """Writes beside `path`, flushes to disk, renames over it. Raises OSError; `path` then holds what it held before.
 
     A folder that is missing is made: what was computed for minutes is not lost for want of one.
     data: the content, or what writes it into an open file. beside: where it is written first, see `name_beside`.
+    new: raises FileExistsError if something is at `path` by then.
     """
     path = Path(path)
     try:
@@ -36,11 +39,23 @@ def write_atomically(
             data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        (_rename_to_new if new else os.replace)(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _rename_to_new(old: Path, new: Path) -> None:
+    """A link fails where something is, a rename replaces it. Where there are no links, as on FAT, a look has to do."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, "File exists", str(new)) from error
+        os.replace(old, new)
+    else:
+        old.unlink()
 
 
 def require_folder(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from PIL import Image
 import quantsr
 from quantsr import photos
 from quantsr.batch import journal, resources, within
-from quantsr.batch.journal import Journal, JournalInUse
+from quantsr.batch.journal import Journal, JournalInUse, state_of
 from quantsr.batch.plan import Job
 from quantsr.batch.run import Batch, Settings
 from quantsr.cli import main
@@ -132,7 +132,7 @@ def test_a_shard_trusts_its_own_journal_first(tmp_path: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(settings["depth"].encode() * shard[1])
         made = Journal(tmp_path / "out", settings, shard)
-        made.end(source, target)
+        made.end(state_of(source), target)
         made.close()
     again = Journal(tmp_path / "out", {"depth": "half"}, (1, 2))
     assert again.finished(source, target) and again.ours(target)
@@ -147,7 +147,7 @@ def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
         Journal(tmp_path / "out", {"depth": "full"})
     target.write_bytes(b"result")
     first.begin(target, name_beside(target))
-    first.end(source, target)
+    first.end(state_of(source), target)
     first.close()
     file = tmp_path / "out" / f"{journal.NAME}.jsonl"
     for torn in (b'{"target": "b_x2.png", "sta', b"\n[]\n", b'{"target": 3, "state": "done"}'):
@@ -235,6 +235,50 @@ def test_a_wrong_result_is_never_success(
     assert err.count("the result differs from the input by") == err.count("pass --no-check") == 2
     assert results(tmp_path / "out") == {}
     assert upscale(folder / "a.png", folder / "b.jpg", "-o", tmp_path / "out", "--no-check") == 0
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_what_appears_while_a_picture_is_computed_is_kept(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    resume: list[str],
+) -> None:
+    result, honest = tmp_path / "out" / "a_x2.png", quantsr.model.Model.upscale
+
+    def slow(self: quantsr.Model, image: np.ndarray, *rest: Any) -> np.ndarray:
+        result.parent.mkdir(exist_ok=True)
+        result.write_bytes(b"kept")
+        return honest(self, image, *rest)
+
+    monkeypatch.setattr(quantsr.model.Model, "upscale", slow)
+    for words in (resume, [], ["--resume"]):
+        assert upscale(folder / "a.png", "-o", tmp_path / "out", *words) == 4
+        assert f"{folder / 'a.png'}: {result} exists; pass --force to overwrite it\n" in capsys.readouterr().err
+        assert result.read_bytes() == b"kept" and leftovers(tmp_path / "out") == []
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "--force") == 0
+    assert result.read_bytes() != b"kept"
+
+
+def test_an_input_that_changes_while_it_is_enlarged_is_not_finished(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = quantsr.model.Model.upscale
+
+    def slow(self: quantsr.Model, image: np.ndarray, *rest: Any) -> np.ndarray:
+        result = honest(self, image, *rest)
+        shutil.copy(folder / "b.jpg", folder / "a.png")
+        return result
+
+    monkeypatch.setattr(quantsr.model.Model, "upscale", slow)
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "--resume") == 0
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "--resume") == 0
+    assert "skipped" not in capsys.readouterr().err
+    assert upscale(folder / "a.png", "-o", tmp_path / "out", "--resume") == 0
+    assert "1 skipped" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(

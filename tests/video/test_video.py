@@ -280,6 +280,22 @@ def test_nothing_is_overwritten(make_clip: Make, tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.glob(".quantsr-*"))
 
 
+def test_what_appears_while_a_film_is_made_is_kept(
+    make_clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = make_clip(tmp_path / "a.mkv", frames=2), tmp_path / "b.mkv"
+    honest = quantsr.model.Model.upscale
+
+    def slow(self: quantsr.Model, *arguments: Any) -> np.ndarray:
+        out.write_bytes(b"kept")
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(quantsr.model.Model, "upscale", slow)
+    assert enlarge(source, "-o", out) == 4
+    assert f"{out} exists; pass --force to overwrite it" in capsys.readouterr().err and out.read_bytes() == b"kept"
+    assert enlarge(source, "-o", out, "--resume", "--force") == 0 and times(out) == times(source)
+
+
 def test_by_default_the_result_is_beside_the_input(
     make_clip: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

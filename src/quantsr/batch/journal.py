@@ -1,9 +1,11 @@
 """What was begun and finished in a folder of results, so that a run that was stopped, even by a kill, can go on.
 
 One JSON object a line, appended: {"target", "state": "begun", "temporary"} before a result is written, and after its
-rename {"target", "state": "done", "source_size", "source_mtime_ns", "settings", "size"}. A result is finished if its
-last line is "done", its file has that size, and input and settings are the recorded ones. A result is ours, and may be
-replaced, if the journal knows it. A torn last line is passed over. Each shard writes its own file and reads all.
+rename {"target", "state": "done", "source_size", "source_mtime_ns", "settings", "size"}, the source as it was before it
+was read. A result is finished if its last line is "done", its file has that size, and input and settings are the
+recorded ones. A result is ours, and may be replaced, if the journal knows it, other than by {"target", "state": "done",
+"size": null}: there another's file appeared. A torn last line is passed over. Each shard writes its own file and reads
+all.
 
 A folder of results may come from elsewhere, its journal too: a line that a run does not write, such as one that names
 a place outside the folder, is passed over.
@@ -73,8 +75,8 @@ class Journal:
 
     def finished(self, source: Path, target: Path) -> bool:
         """Whether `target` was made from this `source` with these settings, and is there whole."""
-        last = self._last.get(self._key(target), {})
-        return last == self._done(source, target)
+        seen = state_of(source)
+        return bool(seen) and self._last.get(self._key(target)) == self._done(seen, target)
 
     def ours(self, target: Path) -> bool:
         """Whether an existing `target` is a result that this journal knows."""
@@ -84,20 +86,22 @@ class Journal:
     def begin(self, target: Path, temporary: Path) -> None:
         self._append({"target": self._key(target), "state": "begun", "temporary": temporary.name})
 
-    def end(self, source: Path, target: Path) -> None:
-        self._append(self._done(source, target))
+    def end(self, seen: dict[str, int], target: Path) -> None:
+        """seen: the `state_of` the source before it was read, as it may have changed since."""
+        self._append(self._done(seen, target))
         os.fsync(self._file.fileno())
+
+    def leave(self, target: Path) -> None:
+        """What lies there is another's."""
+        self._append({"target": self._key(target), "state": "done", "size": None})
 
     def _key(self, target: Path) -> str:
         return target.relative_to(self._root).as_posix()
 
-    def _done(self, source: Path, target: Path) -> dict[str, Any]:
-        facts = source.stat()
-        return {
+    def _done(self, seen: dict[str, int], target: Path) -> dict[str, Any]:
+        return seen | {
             "target": self._key(target),
             "state": "done",
-            "source_size": facts.st_size,
-            "source_mtime_ns": facts.st_mtime_ns,
             "settings": self._settings,
             "size": _size(target),
         }
@@ -107,6 +111,15 @@ class Journal:
         self._mine.add(line["target"])
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
+
+
+def state_of(source: Path) -> dict[str, int]:
+    """What tells whether a source changes; nothing if it cannot be asked."""
+    try:
+        facts = source.stat()
+    except OSError:
+        return {}
+    return {"source_size": facts.st_size, "source_mtime_ns": facts.st_mtime_ns}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from quantsr import photos
 from quantsr.batch import resources
-from quantsr.batch.journal import Journal
+from quantsr.batch.journal import Journal, state_of
 from quantsr.batch.plan import Job
 from quantsr.batch.resources import shown
 from quantsr.engine import TooLittleMemory
@@ -137,10 +137,11 @@ class Batch:
         return self.journal.finished(job.source, job.target)
 
     def _enlarge(self, job: Job, progress: Callable[[Job, float], None] | None) -> tuple[int, int]:
-        self._check_target(job)
+        replaces = self._check_target(job)
         told = None if progress is None else lambda share: progress(job, share)
         try:
             memory = self._memory_for_tiles(job)
+            seen = state_of(job.source)
             photo = photos.read(job.source)
             if self.settings.strip:
                 photo = Photo(photo.pixels)
@@ -150,10 +151,11 @@ class Batch:
             raise self._too_little(job, error.lacking) from None
         if self.settings.check and (wrong := photos.mismatch(photo.pixels, result, self.model.scale)):
             raise PhotoError(f"{job.source}: {wrong}; nothing was written; if it is meant so, pass --no-check")
-        self._write(job, Photo(result, photo.metadata))
+        self._write(job, Photo(result, photo.metadata), seen, new=not replaces)
         return result.shape[1], result.shape[0]
 
-    def _check_target(self, job: Job) -> None:
+    def _check_target(self, job: Job) -> bool:
+        """Whether the result may replace what is in its place by then."""
         target = job.target
         if len(os.fsencode(target.name)) > NAME_BYTES >= len(os.fsencode(job.source.name)):
             raise PhotoError(
@@ -164,13 +166,13 @@ class Batch:
                 f"{job.source}: {target.parent} is a link that leads out of {job.root}; nothing was written"
             )
         if not os.path.lexists(target):
-            return
+            return self.settings.force
         if identity(target) in self._identities:
             raise FileExistsError(f"{job.source}: not written over the input {target}; choose another -o")
         known = self.journal is not None and self.journal.ours(target)
         if not (known and self.settings.resume) and not self.settings.force:
-            goes_on = "--resume to pass over what is done, or " if known else ""
-            raise FileExistsError(f"{job.source}: {target} exists; pass {goes_on}--force to overwrite it")
+            raise _exists(job, "--resume to pass over what is done, or " if known else "")
+        return True
 
     def _memory_for_tiles(self, job: Job) -> int | None:
         """Bytes for the tiles, None if ample. Raises TooLittleMemory, before the pixels are read."""
@@ -191,18 +193,22 @@ class Batch:
             return PhotoError(f"{job.source}: got --memory {shown(self.settings.memory)}, wanted {wanted} MiB")
         return PhotoError(f"{job.source}: needs {shown(lacking)} more memory than is free")
 
-    def _write(self, job: Job, result: Photo) -> None:
+    def _write(self, job: Job, result: Photo, seen: dict[str, int], *, new: bool) -> None:
         beside = name_beside(job.target)
         try:
             if self.journal:
                 self.journal.begin(job.target, beside)
-            photos.write(job.target, result, quality=self.settings.quality, beside=beside)
+            photos.write(job.target, result, quality=self.settings.quality, beside=beside, new=new)
+        except FileExistsError as error:
+            if self.journal:
+                self.journal.leave(job.target)
+            raise _exists(job) from error
         except OSError as error:
             if error.errno in FULL:
                 raise
             raise NotWritten(error.errno, _reason(error)) from error
         if self.journal:
-            self.journal.end(job.source, job.target)
+            self.journal.end(seen, job.target)
 
     def _no_room(self, job: Job, error: OSError) -> NoRoom:
         kind, facts = photos.format_of(job.target), self.facts.get(job.source)
@@ -210,6 +216,10 @@ class Batch:
             f"; it needs about {shown(resources.disk_for(facts, kind, self.model.scale))}" if kind and facts else ""
         )
         return NoRoom(f"{job.source}: {_reason(error)}: {job.target}{needed}; make room, or choose another -o")
+
+
+def _exists(job: Job, goes_on: str = "") -> FileExistsError:
+    return FileExistsError(f"{job.source}: {job.target} exists; pass {goes_on}--force to overwrite it")
 
 
 def _leads_out(folder: Path, root: Path) -> bool:

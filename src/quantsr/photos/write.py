@@ -67,14 +67,16 @@ def write(
     *,
     quality: int | None = None,
     beside: Path | None = None,
+    new: bool = False,
     proceed: Callable[[], object] | None = None,
 ) -> None:
     """Writes beside the target, syncs, renames. The metadata's sizes and orientation are made those of the pixels.
 
-    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. proceed: called before each part
-    of the file is written, what it raises ends the work; PNG, JPEG and BMP come in parts of 64 KiB to 1 MiB, the
-    others are compressed before the first. Raises PhotoError for what the format cannot hold, and OSError when the
-    disk refuses. However it ends, the old file, if any, is whole.
+    quality: 1 to 100 for JPEG, WebP and AVIF. beside: name of the temporary file. new: raises FileExistsError if
+    something is at `path` by then. proceed: called before each part of the file is written, what it raises ends the
+    work; PNG, JPEG and BMP come in parts of 64 KiB to 1 MiB, the others are compressed before the first. Raises
+    PhotoError for what the format cannot hold, and OSError when the disk refuses. However it ends, the old file, if
+    any, is whole.
     """
     path = Path(path)
     kind = check_fits(path, photo, 1)
@@ -85,7 +87,7 @@ def write(
         encode(asking, kind, photo, quality, large=height * width > LARGE_PIXELS)
 
     try:
-        write_atomically(path, encode_while_asked, beside)
+        write_atomically(path, encode_while_asked, beside, new=new)
     except (ValueError, OverflowError, struct.error) as error:  # the last two of Pillow
         raise PhotoError(f"{path}: {error}") from error
 

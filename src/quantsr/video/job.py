@@ -32,7 +32,7 @@ class Job:
     """
 
     def __init__(self, target: Path, facts: dict[str, Any], *, resume: bool, force: bool) -> None:
-        self.target, self._facts = target, json.loads(json.dumps(facts))
+        self.target, self._facts, self._force = target, json.loads(json.dumps(facts)), force
         # Short, as the target's may be of the greatest length; and the same for another container, which the segments
         # fit as well.
         name = hashlib.sha256(os.fsencode(target.stem)).hexdigest()[:16]
@@ -48,7 +48,7 @@ class Job:
             there = os.path.lexists(target) and not force
             self.found = there and resume and old is None
             if there and not self.made and not self.found:
-                raise VideoError(f"{target} exists; pass --force to overwrite it")
+                raise self._exists()
             self.times = self._resumed(old) if resume and old else self._fresh(old, force)
         except BaseException:
             self.leave()
@@ -74,14 +74,20 @@ class Job:
         write_atomically(self.segment(number), write)
 
     def put_together(self, write: Callable[[BinaryIO], object]) -> None:
-        """Makes the result by `write`, and clears up."""
+        """Makes the result by `write`. Raises VideoError, unless by force, if its place was taken meanwhile."""
 
         def marked(file: BinaryIO) -> None:
             write(file)
             file.seek(0, os.SEEK_END)
             write_atomically(self.folder / MADE, json.dumps({"size": file.tell(), "inode": _inode(file)}).encode())
 
-        write_atomically(self.target, marked, self.folder / RESULT)
+        try:
+            write_atomically(self.target, marked, self.folder / RESULT, new=not self._force)
+        except FileExistsError as error:
+            raise self._exists() from error
+
+    def _exists(self) -> VideoError:
+        return VideoError(f"{self.target} exists; pass --force to overwrite it")
 
     def clear(self) -> None:
         """Takes the folder away, once the result is there."""
