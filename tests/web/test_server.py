@@ -278,7 +278,7 @@ def test_bound_elsewhere_every_name_is_good() -> None:
         assert client.get("/api/models", headers={"host": "nas.home:8000"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:9000"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:9000", "http://["])
 def test_pages_from_elsewhere_start_nothing(client: TestClient, origin: str) -> None:
     photo = {"photo": ("x.png", encoded(np.zeros((8, 8, 3), np.uint8)))}
     assert client.post("/api/jobs", files=photo, headers={"origin": origin}).status_code == 403
