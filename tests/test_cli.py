@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,30 @@ def test_info_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["parameters"] > 0 and facts["bitops"]["full"] > facts["bitops"]["quarter"]
     assert main(["info", str(model)]) == 0
     assert "receptive radius" in capsys.readouterr().out
+
+
+def test_info_shows_no_controls_and_no_lines_of_a_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = tiny_model(upscale=4)
+    hostile = {"name": "a\x1b[31m", "licence": "none\nPSNR  99 dB", "training": {"stages": [{"a\r": "\x9b2J"}]}}
+    write(model, replace(tiny, info=tiny.info | hostile))
+    assert main(["info", str(model)]) == 0
+    told = capsys.readouterr().out
+    assert all(text in told for text in (r"a\x1b[31m", r"none\nPSNR  99 dB", r"a\r \x9b2J"))
+    assert all(letter.isprintable() for letter in told.replace("\n", ""))
+
+
+def test_failures_show_a_name_as_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "n\x1b[31m\nx.png"
+    Path(name).mkdir()
+    assert main(["upscale", name]) == 2
+    assert main(["upscale", "a.png", "-o", f"{name}/a.mp4"]) == 2
+    with pytest.raises(SystemExit):
+        main(["upscale", "a.png", f"--{name}"])
+    told = capsys.readouterr().err
+    assert told.count(r"n\x1b[31m\nx.png") == 3 and "\x1b" not in told
 
 
 def make_checkpoint(path: Path) -> Path:

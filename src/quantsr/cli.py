@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale, video
 from quantsr.commands.common import Failure
-from quantsr.streams import escape_what_cannot_be_shown, flush, silence_closed, silence_full
+from quantsr.streams import escape_what_cannot_be_shown, flush, printable, silence_closed, silence_full
 
 NOT_HEARD = 128 + 13  # as a shell tells of a process that SIGPIPE ended
 COMMANDS = {
@@ -52,7 +52,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         files = [word for word in unknown if word.startswith("-") and os.path.exists(word)]
         hint = "".join(f"; the file of that name is ./{name}" for name in files[:1])
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        args.parser.error(f"unrecognized arguments: {printable(' '.join(unknown) + hint)}")
     return args
 
 
@@ -62,23 +62,28 @@ def _run(args: argparse.Namespace) -> int:
         flush()
         return code
     except Failure as failure:
-        print(f"quantsr: {failure}", file=sys.stderr)
+        _tell(failure)
         return failure.code
     except KeyboardInterrupt as interrupt:
-        print(": ".join(["quantsr: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        _tell(": ".join(["interrupted", *map(str, interrupt.args)]))
         return 130
     except (NotADirectoryError, IsADirectoryError) as error:
-        print(f"quantsr: {error}", file=sys.stderr)
+        _tell(error)
         return 2
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            print(f"quantsr: {error}", file=sys.stderr)
+            _tell(error)
             return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         silence_full()
-        print(f"quantsr: {error}", file=sys.stderr)
+        _tell(error)
         return 5
+
+
+def _tell(what: object) -> None:
+    """One line, whatever the names in it hold."""
+    print(f"quantsr: {printable(str(what))}", file=sys.stderr)
 
 
 class _Paragraphs(argparse.HelpFormatter):

@@ -16,6 +16,12 @@ def escape_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def printable(text: os.PathLike[str] | str) -> str:
+    """A name or a sentence fit for a terminal or a log: undecodable bytes and control characters as escapes."""
+    letters = os.fspath(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in letters)
+
+
 def flush() -> None:
     """Tells what is left, while a closed pipe or a full disk can still be caught."""
     if sys.stdout is not None:

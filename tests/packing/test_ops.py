@@ -117,6 +117,14 @@ def test_info_that_json_cannot_hold(info):
         check_model(replace(model, info={**model.info, **info}))
 
 
+@pytest.mark.parametrize("stages", [5, None, {}, [5], [{}, "float"]], ids=str)
+def test_stages_are_a_list_of_objects(stages):
+    model = tiny_model()
+    check_model(replace(model, info={**model.info, "training": {"stages": [{"steps": 5}]}}))
+    with pytest.raises(FieldError, match=r"info training stages: got .*, wanted a list of objects"):
+        check_model(replace(model, info={**model.info, "training": {"stages": stages}}))
+
+
 def test_a_transposed_view_is_refused():
     model = tiny_model(channels=3, blocks=0, depths={"full": []})
     tensors = {**model.tensors, "head.weight": model.tensors["head.weight"].T}

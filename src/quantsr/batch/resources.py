@@ -1,6 +1,5 @@
 """What the machine has left, and what results need."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -69,9 +68,3 @@ def shown(amount: int) -> str:
     if amount < MIB:
         return f"{amount // 1024} KiB"
     return f"{amount // MIB} MiB" if amount < 1024 * MIB else f"{amount * 10 // (1024 * MIB) / 10} GiB"
-
-
-def printable(path: os.PathLike[str] | str) -> str:
-    """A name fit for a terminal or a log: undecodable bytes and control characters as escapes."""
-    text = os.fspath(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

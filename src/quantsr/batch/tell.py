@@ -11,10 +11,9 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemai
 from rich.text import Text
 
 from quantsr.batch.plan import Job
-from quantsr.batch.resources import printable
 from quantsr.batch.run import Batch, Outcome
 from quantsr.files import identity, require_folder, write_atomically
-from quantsr.streams import heard_or_not
+from quantsr.streams import heard_or_not, printable
 from quantsr.terminal import PLAIN, Console, Heartbeat, bar, print_event, print_line
 
 

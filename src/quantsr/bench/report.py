@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.bench.rows import Row
+from quantsr.streams import printable
 
 CASE = ("network", "part", "tail", "size", "threads")
 
 
 def title(facts: Row) -> str:
     """What a case is, from any of its rows or from less: network, part, tail, size, threads."""
-    words = [facts["network"], facts["part"]]
+    words = [printable(facts["network"]), facts["part"]]
     if facts["part"] == "network":
         words.append(f"tail {facts['tail']}")
     if "size" in facts:

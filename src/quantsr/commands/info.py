@@ -7,6 +7,7 @@ from typing import Any
 from quantsr import zoo
 from quantsr.commands.common import usage_errors
 from quantsr.packing import PackedModelError, cost, receptive_radius
+from quantsr.streams import printable
 from quantsr.terminal import shown_together
 
 
@@ -56,7 +57,7 @@ def _text(facts: dict[str, Any]) -> str:
         *(("trained", _listed(stage)) for stage in facts["training"].get("stages", [])),
         ("licence", facts["licence"] or "not stated"),
     ]
-    return "\n".join(f"{name:<17} {value}" for name, value in rows)
+    return "\n".join(f"{name:<17} {printable(value)}" for name, value in rows)
 
 
 def _psnr(sets: dict[str, dict[str, float]]) -> str:

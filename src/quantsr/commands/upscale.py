@@ -19,7 +19,6 @@ from typing import Any
 from quantsr import photos
 from quantsr.batch.journal import Journal, JournalInUse, deciding
 from quantsr.batch.plan import FIELDS, RESULT, TEMPLATE, Job, Naming, PlanError, plan, shard_of, without_results
-from quantsr.batch.resources import printable
 from quantsr.batch.run import DENIED, FULL, Batch, NoRoom, Outcome, Settings
 from quantsr.batch.tell import ForPeople, JsonLines, Unbothered, check_report, write_report
 from quantsr.batch.within import choose_depth
@@ -39,7 +38,7 @@ from quantsr.commands.common import (
     usage_errors,
 )
 from quantsr.photos import Facts, Format
-from quantsr.streams import heard_or_not
+from quantsr.streams import heard_or_not, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -78,7 +78,7 @@ INFO: dict[str, Field] = {
     "quantized_layers": Field(list, lambda v: all(type(x) is str for x in v), "a list of layer names"),
     "depths": Field(dict, lambda v: all(type(x) is list for x in v.values()), "block indices per program"),
     "parameters": between(0, 2**53),  # weights and biases of the full network
-    "training": Field(dict, lambda v: True, "an object"),  # free form: how the weights came about
+    "training": Field(dict, lambda v: True, "an object"),  # free form but for its stages: how the weights came about
     "licence": _TEXT,
 }
 
@@ -115,6 +115,9 @@ def check_info(info: Mapping[str, Any]) -> None:
         legal = all(type(b) is int and 0 <= b < info["blocks"] for b in blocks)
         if not legal or blocks != sorted(set(blocks)):
             raise FieldError.of(f"info depths {depth}", blocks, f"growing block indices below {info['blocks']}")
+    stages = info["training"].get("stages", [])
+    if type(stages) is not list or any(type(stage) is not dict for stage in stages):
+        raise FieldError.of("info training stages", stages, "a list of objects")
 
 
 def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> dict[str, Value]:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from quantsr.batch.resources import printable
+from quantsr.streams import printable
 from quantsr.terminal import PLAIN, Console, Heartbeat, bar, print_event
 from quantsr.video.plan import Plan
 
