@@ -203,14 +203,26 @@ def test_usage_errors(model: Path, photo: Path, extra: list[str]) -> None:
     ["upscale -", "upscale a.png -o -", "upscale a.png --report -", "pack - -o a", "pack a -o -", "export a -o -",
      "export a --photo -", "evaluate --zoo --data . --json -"],
 )  # fmt: skip
-def test_a_dash_is_no_name(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("-", "got -, wanted a name: nothing is read from stdin or written to stdout"),
+        ("", "got an empty name, wanted a file or folder; the working folder is ."),
+    ],
+)
+def test_a_dash_and_nothing_are_no_names(
+    words: str,
+    name: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(words.split())
+        main([name if word == "-" else word for word in words.split()])
     assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
-    assert capsys.readouterr().err.endswith("got -, wanted a name: nothing is read from stdin or written to stdout\n")
+    assert capsys.readouterr().err.endswith(f"{told}\n")
 
 
 def test_what_is_not_understood_is_told_with_the_usage_of_the_command(

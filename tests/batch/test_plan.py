@@ -92,8 +92,11 @@ def test_what_is_passed_over_in_a_folder_is_counted(
     jobs = plan([photos], out, NAMING, passed_over=passed_over)
     assert [job.target.name for job in jobs] == ["a_x4.jfif", "b_x4.JPE"]
     assert passed_over == {".heic": 2, "pipe": 1, "link": 1}
+    (photos / "folder").symlink_to(photos / "sub")
+    (photos / ".hidden").symlink_to(photos / "sub")
+    plan([photos], out, NAMING, passed_over=(again := Counter()))
     plan([photos], out, NAMING, recursive=True, passed_over=(deeper := Counter()))
-    assert deeper == {**passed_over, ".jp2": 1}
+    assert again == passed_over and deeper == {**passed_over, ".jp2": 1, "link": 2}
 
     def gone(path: Path) -> NoReturn:
         raise FileNotFoundError

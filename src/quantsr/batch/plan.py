@@ -101,9 +101,9 @@ def plan(
 
     A folder is searched for files with the suffix of a photograph; hidden files, links, pipes and `output` itself are
     passed over. One that cannot be searched is a job that tells so. passed_over: takes how many pictures of each suffix
-    that is not read a folder holds, and how many links, pipes and so on under the name of a photograph. Raises
-    PlanError if two inputs would meet in one file, or inputs and output do not fit together; NotADirectoryError if a
-    file lies where a folder is to be made.
+    that is not read a folder holds, how many links, pipes and so on under the name of a photograph, and how many links
+    to folders, where those are searched. Raises PlanError if two inputs would meet in one file, or inputs and output do
+    not fit together; NotADirectoryError if a file lies where a folder is to be made.
     """
     passed_over = Counter() if passed_over is None else passed_over
     if output is not None and format_of(output) and not output.is_dir():
@@ -153,6 +153,8 @@ def _photographs(
     beyond = output.resolve()
     for here, folders, files in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(f for f in folders if recursive and f[0] != "." and (Path(here, f).resolve() != beyond))
+        for _ in filter(os.path.islink, (Path(here, name) for name in folders)):  # os.walk leaves them out
+            passed_over["link"] += 1
         for path in (Path(here, name) for name in sorted(files) if name[0] != "."):
             suffix = path.suffix.lower()
             if suffix in UNREAD:

@@ -132,7 +132,13 @@ class terminated_as_interrupted:
 
 
 def place(text: str) -> Path:
-    """argparse type: a path. A single dash means a pipe to other programs; here it would become a file's name."""
+    """argparse type: a path.
+
+    A single dash means a pipe to other programs; here it would become a file's name. An empty name, as of a variable
+    that is not set, would be the working folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("got an empty name, wanted a file or folder; the working folder is .")
     if text == "-":
         raise argparse.ArgumentTypeError("got -, wanted a name: nothing is read from stdin or written to stdout")
     return Path(text)
