@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,19 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["bench", "-n", "quantsr-c-x4-w4a4", "--float-model", "quantsr-c-x2-w4a4"]) == 2
     assert main(["bench", "--photo", str(tmp_path / "absent.png"), "--engines", "quantsr"]) == 2
     assert main(["bench", "--plot", str(tmp_path / "plot.doc")]) == 2  # before anything is measured
+
+
+def test_what_is_read_is_neither_written_over_nor_waited_for(
+    tmp_path: Path, in_time: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, pipe = tmp_path / "photo.png", tmp_path / "pipe.png"
+    images.write(photo, picture(20, 20))
+    os.mkfifo(pipe)
+    before = photo.read_bytes()
+    assert main(["bench", "--photo", str(photo), "--json", str(photo)]) == 2
+    if importlib.util.find_spec("matplotlib"):
+        assert main(["bench", "--photo", str(photo), "--plot", str(photo)]) == 2
+        assert "--plot: got" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    assert main(["bench", "--photo", str(pipe)]) == 2
+    assert capsys.readouterr().err.endswith("pipe.png: is a pipe, wanted a file\n")

@@ -457,6 +457,41 @@ def test_evaluate_writes_its_table_as_json(model: Path, tmp_path: Path, backend:
     assert rows[0]["scale"] == 4 and rows[0]["images"] == 5 and 0 < rows[0]["psnr"] < 60
 
 
+@pytest.mark.parametrize(
+    "command, old",
+    [("bench", {"rows": []}), ("evaluate -n bicubic-x4 --data .", {"results": []})],
+    ids=["bench", "evaluate"],
+)
+def test_results_as_json_replace_earlier_ones_alone(
+    tmp_path: Path,
+    command: str,
+    old: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the work, which in the last three cases fails for want of a network or the sets."""
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(b"\x89PNG")
+    Path("notes.json").write_text('["mine"]')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("link").symlink_to("absent")
+    for taken in ("photo.png", "notes.json", "deep.json", "link", "."):
+        assert main([*command.split(), "--json", taken]) == 2
+        told = f"quantsr: --json: {taken} exists and holds no earlier results; choose another FILE\n"
+        assert capsys.readouterr().err == told
+    assert main([*command.split(), "--json", "photo.png/a.json"]) == 2
+    assert Path("photo.png").read_bytes() == b"\x89PNG" and Path("notes.json").read_text() == '["mine"]'
+    capsys.readouterr()
+    Path("old.json").write_text(json.dumps(old))
+    Path("empty.json").touch()
+    more = ["-n", "absent"] if command == "bench" else []
+    for free in ("old.json", "empty.json", "new/a.json"):
+        assert main([*command.split(), *more, "--json", free]) == 2
+        assert "--json" not in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert main([*command.split(), "--json", "new/a.json"]) == 5
+
+
 def test_torch_evaluates_what_cannot_be_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import secrets
@@ -79,6 +80,18 @@ def nearest(folder: Path) -> Path:
     """The folder itself, absolute, or the lowest one above it that exists."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.exists(place))
+
+
+def holds_json(path: Path, *keys: str) -> bool:
+    """Whether it is a file with a JSON object that has these keys; an empty file is as good as one."""
+    if not path.is_file():
+        return False
+    text = path.read_bytes()
+    try:
+        found = json.loads(text) if text else dict.fromkeys(keys)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {*keys}
 
 
 def identity(path: Path) -> tuple[int, int] | None:

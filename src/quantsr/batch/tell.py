@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quantsr.batch.plan import Job
 from quantsr.batch.run import Batch, Outcome
-from quantsr.files import identity, require_folder, write_atomically
+from quantsr.files import holds_json, identity, require_folder, write_atomically
 from quantsr.streams import heard_or_not, printable
 from quantsr.terminal import PLAIN, Console, Heartbeat, bar, print_event, print_line
 
@@ -67,19 +67,8 @@ def check_report(path: Path, jobs: list[Job], *, force: bool) -> None:
         raise PermissionError(errno.EACCES, "--report: no permission to write", str(path))
     if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout, which would be replaced
         raise ValueError(f"--report: got {path}, wanted a plain file")
-    if not force and path.exists() and not _is_report(path):
+    if not force and path.exists() and not holds_json(path, "state", "results"):
         raise ValueError(f"--report: {path} exists and is no report; pass --force to overwrite it")
-
-
-def _is_report(path: Path) -> bool:
-    """An empty file is as good as one."""
-    if path.stat().st_size == 0:
-        return True
-    try:
-        old = json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return isinstance(old, dict) and {"state", "results"} <= old.keys()
 
 
 def write_report(path: Path, batch: Batch, outcomes: list[Outcome], state: str, settings: dict[str, Any]) -> None:

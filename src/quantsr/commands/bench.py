@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from quantsr import images, zoo
@@ -30,12 +31,15 @@ from quantsr.commands.common import (
     natural,
     place,
     positive,
+    results_file,
     threads,
     usage_errors,
 )
 from quantsr.engine import available_isas
-from quantsr.files import write_atomically
+from quantsr.files import identity, write_atomically
 from quantsr.packing.program import FLOAT_BITS, PackedModel, PackedModelError
+from quantsr.photos import PhotoError
+from quantsr.photos.source import open_file
 
 TRAINED = "quantsr-c-x4-w4a4"  # for PSNR without --model
 
@@ -66,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for us and, if they can, peers (default: native, all that the CPU has)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=place, metavar="FILE")
+    output.add_argument("--json", type=place, metavar="FILE", help="also write the results there, over earlier ones")
     output.add_argument("--plot", type=place, metavar="FILE", help="bars, as PNG, PDF or SVG; needs matplotlib")
 
 
@@ -74,9 +78,13 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         with usage_errors(ModuleNotFoundError, ValueError):
             report.check_plot(args.plot)
+        if args.photo and args.plot.exists() and identity(args.plot) == identity(args.photo):
+            raise Failure(f"--plot: got {args.plot}, which is read; wanted another file", USAGE)
+    if args.json:
+        results_file(args.json, "rows")
     limit = None if args.max_isa == "native" else args.max_isa
-    with usage_errors(PackedModelError, images.ImageError):
-        photo = None if args.photo is None else images.read(args.photo)
+    with usage_errors(PackedModelError, images.ImageError, PhotoError):
+        photo = None if args.photo is None else _photo(args.photo)
         main, trained = _networks(args)
     chosen, left_out = _engines(args, limit, main)
     asked, no_parts = _parts(args.parts, main)
@@ -106,6 +114,12 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and bench.rows:
         report.plot(bench.rows, args.plot)
     return 0 if not bench.failed else SOME_FAILED if bench.rows else NONE_DONE
+
+
+def _photo(path: Path) -> images.UInt8:
+    with suppress(OSError):  # which `read` tells
+        open_file(path).close()  # a pipe is refused, for which `read` would wait
+    return images.read(path)
 
 
 def _networks(args: argparse.Namespace) -> tuple[Network, Network]:

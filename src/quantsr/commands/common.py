@@ -1,7 +1,9 @@
 """What the commands share: failures with an exit code, and common options."""
 
 import argparse
+import errno
 import hashlib
+import os
 import re
 import signal
 import threading
@@ -13,7 +15,7 @@ from typing import Any, NoReturn
 
 from quantsr import zoo
 from quantsr.engine import MAX_THREADS
-from quantsr.files import identity
+from quantsr.files import holds_json, identity, require_folder
 from quantsr.model import Model, load
 from quantsr.packing.program import DEPTHS, UPSCALES, PackedModelError
 from quantsr.zoo import UnknownModelError
@@ -112,6 +114,17 @@ def new_file(path: Path, force: bool, *read: Path) -> Path:
     if path.exists() and not force:
         raise Failure(f"{path} exists; pass --force to overwrite it, or choose another -o", USAGE)
     return path
+
+
+def results_file(path: Path, *keys: str) -> None:
+    """Before the work: raises Failure, or OSError, if results written to --json FILE would harm another file.
+
+    keys: of the JSON object that may be replaced, as earlier results.
+    """
+    if not os.access(require_folder(path.parent), os.W_OK):
+        raise PermissionError(errno.EACCES, "--json: no permission to write", str(path))
+    if os.path.lexists(path) and not holds_json(path, *keys):
+        raise Failure(f"--json: {path} exists and holds no earlier results; choose another FILE", USAGE)
 
 
 class terminated_as_interrupted:

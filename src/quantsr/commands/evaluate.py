@@ -17,7 +17,7 @@ from typing import Any
 
 from quantsr import images, zoo
 from quantsr.backends import BACKENDS, engine, of_network
-from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, place, usage_errors
+from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, place, results_file, usage_errors
 from quantsr.data import benchmarks
 from quantsr.evaluate import Upscaler, evaluate
 from quantsr.files import write_atomically
@@ -42,12 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="engine", help="what computes (default: engine)")
     parser.add_argument("--fast", action="store_true", help="the engine's 8 bits behind the body")
     parser.add_argument("-x", "--tta", action="store_true", help="the engine's mean of 8 turned views")
-    parser.add_argument("--json", type=place, metavar="FILE", help="also write the results there")
+    parser.add_argument("--json", type=place, metavar="FILE", help="also write the results there, over earlier ones")
     add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     _require_use(args)
+    if args.json:
+        results_file(args.json, "results")
     if args.backend == "torch":
         with extra_needed("--backend torch", "train", "torch"):
             import torch  # noqa: F401
