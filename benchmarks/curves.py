@@ -24,6 +24,8 @@ FAMILIES = {
         "x4-w4a4-dqa-8",
         "x4-w4a4-dqa-9",
         "x4-w4a4-dqa-10",
+        "x4-w4a4-dqa-11",
+        "x4-w4a4-dqa-12",
     ],
     "x4, 2 bits": [
         "x4-float",
@@ -37,6 +39,7 @@ FAMILIES = {
         "x4-w4a4-dqa-7",
         "x4-w2a2-dqa-4",
         "x4-w2a2-dqa-5",
+        "x4-w2a2-dqa-6",
     ],
     "x3, 4 bits": ["x3-float", "x3-w4a4", "x3-w4a4-dqa", "x3-w4a4-dqa-2", "x3-w4a4-dqa-3", "x3-w4a4-dqa-4"],
     "x2, 4 bits": [

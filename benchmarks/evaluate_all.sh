@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 score() { quantsr evaluate -n "$1" --data "$data" --set Set5 Set14 B100 --depth "$3" --json "benchmarks/results/quality-$2.json"; }
 data=$1
 score bicubic-x4 x4-bicubic full
-score checkpoints/x4-float-6.safetensors x4-float full
+score checkpoints/x4-float-8.safetensors x4-float full
 score quantsr-c-x4-w4a4 x4-w4a4 all
 score quantsr-c-x4-w3a3 x4-w3a3 all
 score quantsr-c-x4-w2a2 x4-w2a2 all
