@@ -16,7 +16,10 @@ PART_BYTES = 65_533 - len(HEAD)  # of the resources in a segment
 
 
 def of_jpeg(image: Image.Image) -> bytes:
-    """Nothing if they are cut off. Resources may run over several segments, of which Pillow reads each alone."""
+    """The records of an opened image; none of another format, or if they are cut off.
+
+    Resources may run over several segments, of which Pillow reads each alone.
+    """
     parts = [data for name, data in getattr(image, "applist", ()) if name == "APP13" and data.startswith(HEAD)]
     data, at = b"".join(part.removeprefix(HEAD) for part in parts), 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
@@ -30,7 +33,7 @@ def of_jpeg(image: Image.Image) -> bytes:
 
 
 def of_tiff(image: Image.Image) -> bytes:
-    """Many programs call these bytes numbers of 32 bits, of which Pillow tells but the first."""
+    """The records of an opened TIFF. Many programs call them numbers of 32 bits, of which Pillow tells but the first."""
     assert isinstance(image, TiffImageFile)
     return image.tag_v2._tagdata.get(TAG, b"")
 
