@@ -33,7 +33,7 @@ def of_jpeg(image: Image.Image) -> bytes:
 
 
 def of_tiff(image: Image.Image) -> bytes:
-    """The records of an opened TIFF. Many programs call them numbers of 32 bits, of which Pillow tells but the first."""
+    """The records of an opened TIFF. Many programs call them numbers of 32 bits; Pillow tells the first alone."""
     assert isinstance(image, TiffImageFile)
     return image.tag_v2._tagdata.get(TAG, b"")
 
