@@ -45,6 +45,7 @@ class DataConfig:
     holdout: int = 24  # every n-th photograph by name validates and never trains
     shrunk: list[float] = field(default_factory=list)  # also train on every photograph at these parts of its size
     unpaired: list[float] = field(default_factory=list)  # and as LR at these; a teacher alone says what they become
+    augment: list[str] = field(default_factory=lambda: ["turns"])  # some of AUGMENTATIONS
     patch: int = 32  # LR pixels on a side
     batch: int = 16  # patch pairs in a step
 
@@ -117,6 +118,7 @@ _SMALLEST = (  # value, section, fields
     (0, "teacher", "feature_weight"),
 )
 PLACEMENT_OF = {"swinir": "linears"}  # what is quantized unless [quant] says otherwise; "body" for the rest
+AUGMENTATIONS = ("turns", "phases", "channels")  # see `data.augment` and, for phases, `data.patches`
 RANKINGS = ("small-gain", "large-gain", "sensitivity")
 
 
@@ -146,6 +148,9 @@ class TrainConfig:
         _require(self.data.holdout >= 2, "data.holdout", self.data.holdout, "2 or more")
         for name, sizes in (("data.shrunk", self.data.shrunk), ("data.unpaired", self.data.unpaired)):
             _require(all(0 < size < 1 for size in sizes), name, sizes, "parts of 1, each above 0 and below 1")
+        augment = self.data.augment
+        usable = len(set(augment)) == len(augment) and set(augment) <= set(AUGMENTATIONS)
+        _require(usable, "data.augment", augment, f"some of {', '.join(AUGMENTATIONS)}, each once")
         unpaired, ranked = self.data.unpaired, self.run.ranking
         alone = bool(self.teacher.weights) and self.teacher.weight == 1
         _require(alone or not unpaired, "data.unpaired", unpaired, "none, or a teacher with teacher.weight = 1")

@@ -24,35 +24,55 @@ def stored(folder: Path, name: str, hr: np.ndarray, lr: np.ndarray) -> Photo:
     return Photo(name, 0, 1.0, *files)
 
 
-def coordinates(folder: Path, height: int, width: int, upscale: int, index: int = 0) -> Photo:
-    """A photo whose values say where they are: lr (y, x, index), hr (y // s, x // s, place within the LR pixel)."""
-    lr = np.stack([*np.mgrid[:height, :width], np.full((height, width), index)], axis=-1)
+def places(folder: Path, height: int, width: int, upscale: int) -> Photo:
+    """A photo of that many LR pixels whose HR tells row and column of each pixel, and the place within an LR pixel."""
     y, x = np.mgrid[: height * upscale, : width * upscale]
-    hr = np.stack([y // upscale, x // upscale, y % upscale * upscale + x % upscale], axis=-1)
-    return stored(folder, str(index), hr, lr)
+    hr = np.stack([y, x, y % upscale * upscale + x % upscale], axis=-1).astype(np.uint8)
+    return stored(folder, "places", hr, images.downscale(hr, upscale))
+
+
+def upright(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A pair (P, P, 3), (P*s, P*s, 3) of `places`, turned back: rows increase downwards and columns to the right."""
+    for turn in range(8):
+        lr, hr = (np.rot90(side[:, ::-1] if turn >= 4 else side, -(turn % 4)) for side in pair)
+        if hr[1, 0, 0] > hr[0, 0, 0] and hr[0, 1, 1] > hr[0, 0, 1]:
+            return lr, hr
+    raise AssertionError("not a patch of `places`")
+
+
+def drawn(sampler: PatchSampler, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Its pairs, uint8 (P, P, 3) and (P*s, P*s, 3), turned back."""
+    batches = ([(side * 255).round().byte().permute(0, 2, 3, 1).numpy() for side in sampler(i)] for i in range(steps))
+    return [upright(pair) for lr, hr in batches for pair in zip(lr, hr, strict=True)]
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_pairs_show_the_same_place(tmp_path: Path, upscale: int) -> None:
-    sampler = PatchSampler([coordinates(tmp_path, 23, 31, upscale)], upscale=upscale, patch=6, batch=8, seed=0)
-    for step in range(8):
-        lr, hr = sampler(step)
-        assert lr.shape == (8, 3, 6, 6) and hr.shape == (8, 3, 6 * upscale, 6 * upscale)
-        large = lr[:, :2].repeat_interleave(upscale, 2).repeat_interleave(upscale, 3)
-        assert torch.equal(hr[:, :2], large)
+@pytest.mark.parametrize("augment", [("turns",), ("turns", "phases")], ids=" ".join)
+def test_lr_is_the_benchmarks_of_hr(tmp_path: Path, upscale: int, augment: tuple[str, ...]) -> None:
+    photo = places(tmp_path, 23, 31, upscale)
+    sampler = PatchSampler([photo], upscale=upscale, patch=6, batch=16, seed=0, augment=augment)
+    beyond = 8 * upscale
+    mirrored = np.pad(photo.hr, [(beyond, beyond), (beyond, beyond), (0, 0)], mode="symmetric")
+    phases = set()
+    for lr, hr in drawn(sampler, 12):
+        y, x = (int(place) for place in hr[0, 0, :2])
+        assert np.array_equal(hr, photo.hr[y : y + 6 * upscale, x : x + 6 * upscale])
+        phases.add((y % upscale, x % upscale))
+        whole = images.downscale(mirrored[y % upscale :, x % upscale :], upscale)
+        assert np.array_equal(lr, whole[8 + y // upscale :, 8 + x // upscale :][:6, :6])
+    assert len(phases) == (upscale**2 if "phases" in augment else 1)
 
 
 def test_all_eight_turns_occur(tmp_path: Path) -> None:
-    sampler = PatchSampler([coordinates(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=64, seed=0)
-    codes = (sampler(0)[1] * 255).round().int()[:, 2, :2, :2].reshape(64, 4)  # the four HR pixels of one LR pixel
-    assert {tuple(code.tolist()) for code in codes} == {
-        (0, 1, 2, 3), (1, 3, 0, 2), (3, 2, 1, 0), (2, 0, 3, 1),
-        (1, 0, 3, 2), (3, 1, 2, 0), (2, 3, 0, 1), (0, 2, 1, 3),
-    }  # fmt: skip
+    sampler = PatchSampler([places(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=64, seed=0)
+    hr = (sampler(0)[1] * 255).round().int()
+    corners = hr[:, :2, [0, 0, -1, -1], [0, -1, 0, -1]]  # rows and columns at the corners
+    first = corners == corners.amin(dim=2, keepdim=True)
+    assert len({tuple(sides.flatten().tolist()) for sides in first}) == 8
 
 
 def test_batches_are_floats_of_the_pictures_own_values(tmp_path: Path) -> None:
-    sampler = PatchSampler([coordinates(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=4, seed=0)
+    sampler = PatchSampler([places(tmp_path, 23, 31, 2)], upscale=2, patch=6, batch=4, seed=0)
     for tensor in sampler(0):
         assert tensor.dtype == torch.float32 and tensor.is_contiguous()
         codes = (tensor.double() * 255).round()
@@ -60,7 +80,7 @@ def test_batches_are_floats_of_the_pictures_own_values(tmp_path: Path) -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
-    photo = coordinates(tmp_path, 23, 31, 2)
+    photo = places(tmp_path, 23, 31, 2)
     one, two = (PatchSampler([photo], upscale=2, patch=6, batch=4, seed=5) for _ in range(2))
     forward = {step: one(step) for step in range(6)}
     for step in (5, 0, 3):  # in another order, from another sampler
@@ -70,11 +90,11 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 11), (13, 6)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_every_pixel_can_be_drawn(tmp_path: Path, size: tuple[int, int]) -> None:
-    sampler = PatchSampler([coordinates(tmp_path, *size, 2)], upscale=2, patch=6, batch=64, seed=0)
-    codes = torch.cat([(sampler(step)[0] * 255).round().int() for step in range(12)])
-    drawn = codes[:, :2].permute(0, 2, 3, 1).reshape(-1, 2)
-    assert {tuple(place) for place in drawn.tolist()} == {(y, x) for y in range(size[0]) for x in range(size[1])}
+@pytest.mark.parametrize("augment", [("turns",), ("turns", "phases")], ids=" ".join)
+def test_every_pixel_can_be_drawn(tmp_path: Path, size: tuple[int, int], augment: tuple[str, ...]) -> None:
+    sampler = PatchSampler([places(tmp_path, *size, 2)], upscale=2, patch=6, batch=64, seed=0, augment=augment)
+    pixels = {tuple(place) for _, hr in drawn(sampler, 12) for place in hr[..., :2].reshape(-1, 2).tolist()}
+    assert pixels == {(y, x) for y in range(2 * size[0]) for x in range(2 * size[1])}
 
 
 def test_detail_is_preferred_and_flat_parts_are_not_forgotten(tmp_path: Path) -> None:

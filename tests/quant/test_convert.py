@@ -93,7 +93,6 @@ def test_block_placements_quantize_what_their_codes_do(network: EDSR, batches: l
     branch = conv(block.conv2, block.conv2.act_quantizer(conv(block.conv1, start).relu()))
     shortcut = block.shortcut_quantizer(x) if placement == "pams" else start
     torch.testing.assert_close(block(x), block.gain * shortcut + block.branch_quantizer(branch))
-    assert torch.equal(block.skip(x), block.gain * x)
 
 
 @pytest.mark.parametrize("placement", BLOCKS)

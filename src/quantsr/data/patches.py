@@ -3,7 +3,9 @@
 LR is made by the benchmarks' own bicubic from whole photographs, once, and cached as plain arrays, which are mapped
 into memory when a patch is cut: with many photographs an open file for each would be too many. The same bicubic may
 shrink photographs first: what is smaller has finer detail in each pixel, and is sharper. And what it makes may be LR
-without HR, for which a teacher stands in: that is many more pixels than the LR of pairs has.
+without HR, for which a teacher stands in: that is many more pixels than the LR of pairs has. By "phases" LR is made
+when a pair is drawn, from HR that begins at any pixel, not at multiples of the upscale alone: at x4 that is sixteen
+times as many pairs.
 Patches are drawn in proportion to their detail: flat sky teaches nothing. Pair `i` of batch `step` depends on
 (seed, step, i) alone, so a resumed run sees exactly what an unbroken one would have seen.
 """
@@ -12,7 +14,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantsr import images
+from quantsr.data.augment import CHANGES, Change
 from quantsr.files import write_atomically
 from quantsr.images import UInt8
 
 log = logging.getLogger(__name__)
+
+
+REACH = 2  # LR pixels to each side from which the bicubic makes one
 
 
 @dataclass(frozen=True)
@@ -131,11 +137,21 @@ def _save(path: Path, array: UInt8) -> None:
 class PatchSampler:
     """Draws batches of augmented LR/HR patch pairs, or of LR patches alone if some photographs are unpaired.
 
-    patch: LR pixels on a side. batch: patches per batch. seed: of the whole run.
+    patch: LR pixels on a side. batch: patches per batch. seed: of the whole run. augment: some of AUGMENTATIONS.
     """
 
-    def __init__(self, photos: list[Photo], *, upscale: int, patch: int, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        photos: list[Photo],
+        *,
+        upscale: int,
+        patch: int,
+        batch: int,
+        seed: int,
+        augment: Collection[str] = ("turns",),
+    ) -> None:
         self.photos, self.upscale, self.patch, self.batch, self.seed = photos, upscale, patch, batch, seed
+        self.augment = augment
         self.paired = all(photo.hr_file is not None for photo in photos)
         tables = [_detail(photo.lr, patch) for photo in photos]
         self._cells = np.concatenate(
@@ -156,15 +172,38 @@ class PatchSampler:
 
     def _draw(self, rng: np.random.Generator) -> tuple[UInt8, UInt8 | None]:
         cell = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._cells) - 1)
-        index, y, x = self._cells[cell]
-        size, s, lr, hr = self.patch, self.upscale, self.photos[index].lr, self.photos[index].hr
-        y = min(y + int(rng.integers(_stride(size))), lr.shape[0] - size)
-        x = min(x + int(rng.integers(_stride(size))), lr.shape[1] - size)
-        lr = lr[y : y + size, x : x + size]
-        turn = int(rng.integers(8))
-        if hr is None:
-            return _turned(lr, turn), None
-        return _turned(lr, turn), _turned(hr[y * s : (y + size) * s, x * s : (x + size) * s], turn)
+        index, *corner = self._cells[cell]
+        photo = self.photos[index]
+        lr, hr = photo.lr, photo.hr
+        if hr is not None and "phases" in self.augment:
+            lr, hr = self._pair(hr, self._first(corner, hr, self.upscale, rng))
+        else:
+            lr, hr = self._cut(lr, hr, self._first(corner, lr, 1, rng))
+        changes = [change(rng) for name, change in CHANGES.items() if name in self.augment]
+        return _changed(lr, changes), None if hr is None else _changed(hr, changes)
+
+    def _first(self, corner: Sequence[int], image: UInt8, unit: int, rng: np.random.Generator) -> tuple[int, ...]:
+        """Row and column where a patch from a cell begins, in an image of `unit` pixels for each of LR."""
+        return tuple(
+            min(first * unit + int(rng.integers(_stride(self.patch) * unit)), side - self.patch * unit)
+            for first, side in zip(corner, image.shape, strict=False)
+        )
+
+    def _cut(self, lr: UInt8, hr: UInt8 | None, first: tuple[int, ...]) -> tuple[UInt8, UInt8 | None]:
+        (y, x), size, s = first, self.patch, self.upscale
+        cut = None if hr is None else hr[y * s : (y + size) * s, x * s : (x + size) * s]
+        return lr[y : y + size, x : x + size], cut
+
+    def _pair(self, hr: UInt8, first: tuple[int, ...]) -> tuple[UInt8, UInt8]:
+        """The pair whose HR begins at a row and column; beyond the photograph HR is mirrored."""
+        margin, last = REACH * self.upscale, tuple(v + self.patch * self.upscale for v in first)
+        rows, columns = (slice(max(a - margin, 0), b + margin) for a, b in zip(first, last, strict=True))
+        missing = [
+            (max(margin - a, 0), max(b + margin - side, 0)) for a, b, side in zip(first, last, hr.shape, strict=False)
+        ]
+        window = np.pad(hr[rows, columns], [*missing, (0, 0)], mode="symmetric")
+        lr = images.downscale(window, self.upscale)
+        return lr[REACH:-REACH, REACH:-REACH], window[margin:-margin, margin:-margin]
 
 
 def _stride(patch: int) -> int:
@@ -185,10 +224,12 @@ def _detail(lr: UInt8, patch: int) -> tuple[NDArray[np.int64], NDArray[np.float6
     return cells, total.reshape(-1) / patch**2
 
 
-def _turned(patch: UInt8, turn: int) -> UInt8:
-    """One of the eight flips and rotations, copied: a view would keep its file open."""
-    turned = np.rot90(np.array(patch), turn % 4)
-    return turned[:, ::-1] if turn >= 4 else turned
+def _changed(patch: UInt8, changes: Iterable[Change]) -> UInt8:
+    """Copied: a view would keep its file open."""
+    patch = np.array(patch)
+    for change in changes:
+        patch = change(patch)
+    return patch
 
 
 def _tensor(patches: list[UInt8]) -> Tensor:

@@ -21,9 +21,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.gain * x + self.conv2(torch.relu(self.conv1(x)))
 
-    def skip(self, x: Tensor) -> Tensor:
-        return self.gain * x
-
     def last(self) -> nn.Conv2d:
         """The convolution whose output joins the shortcut."""
         return self.conv2

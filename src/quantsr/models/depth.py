@@ -41,7 +41,7 @@ def kept_blocks(depth: Depth, ranking: Sequence[int], counts: Mapping[str, int] 
 
 
 class DepthDynamic(nn.Module):
-    """What backbones share: `body`, blocks that `forward` runs or `skip`s, a ranking of them, and counts per depth."""
+    """What backbones share: `body`, blocks with a `gain` of which some run, a ranking of them, and counts per depth."""
 
     body: nn.ModuleList
     ranking: tuple[int, ...]
@@ -73,6 +73,12 @@ class DepthDynamic(nn.Module):
     def run_body(self, features: Tensor, depth: Depth) -> Tensor:
         """Features (N, C, H, W) through the blocks kept at a depth."""
         kept = self.kept(depth)
+        lacks: Tensor | None = None  # the product of skipped gains, which the features are still to be multiplied by
         for index, block in enumerate(self.body):
-            features = block(features) if index in kept else block.skip(features)
-        return features
+            if index not in kept:
+                lacks = block.gain if lacks is None else lacks * block.gain
+                continue
+            if lacks is not None:
+                features, lacks = lacks * features, None
+            features = block(features)
+        return features if lacks is None else lacks * features

@@ -95,9 +95,6 @@ class SwinGroup(nn.Module):
             features = layer(features, hidden if layer.attention.shift else None)
         return self.gain * x + self.conv(features.permute(0, 3, 1, 2))
 
-    def skip(self, x: Tensor) -> Tensor:
-        return self.gain * x
-
     def last(self) -> nn.Conv2d:
         """The convolution whose output joins the shortcut."""
         return self.conv

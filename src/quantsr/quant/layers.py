@@ -130,7 +130,7 @@ class QuantBlock(nn.Module):
     """A residual block with quantizers beside those of its convolutions; (N, C, H, W) throughout.
 
     y = gain * shortcut_quantizer(x) + branch_quantizer(conv2(relu(conv1(x)))), where x is the block's input after
-    input_quantizer. Built from a block that has conv1, conv2, gain and skip; they keep their names.
+    input_quantizer. Built from a block that has conv1, conv2 and gain; they keep their names.
     """
 
     def __init__(self, block: nn.Module, config: QuantConfig, method: Method, points: tuple[str, ...]) -> None:
@@ -151,6 +151,3 @@ class QuantBlock(nn.Module):
         x = self.input_quantizer(x)
         branch = self.conv2(torch.relu(self.conv1(x)))
         return self.gain * self.shortcut_quantizer(x) + self.branch_quantizer(branch)
-
-    def skip(self, x: Tensor) -> Tensor:
-        return self.gain * x

@@ -30,6 +30,7 @@ class Objective:
         self.depths = trained_depths(config.run)
         self.device_type = torch.device(config.run.device).type
         self.bf16 = config.run.bf16 and runs_bf16(self.device_type)
+        self.distances = torch.compile(_distances) if config.run.compile else _distances
         self.maps: dict[nn.Module, Tensor] = {}
         if teacher is not None and self.settings.feature_weight:
             for watched in (network, teacher):
@@ -45,8 +46,7 @@ class Objective:
         for depth, share in self.depths.items():
             with self._autocast():
                 sr = self.network(lr, depth=depth).float()
-            loss = _towards(functional.l1_loss(sr, target), sr, taught, self.settings.weight)
-            loss = _towards(loss, sr, full, self.settings.sandwich)
+            loss = self.distances(sr, *self._targets(target, taught, full))
             if self.maps:
                 loss = loss + self.settings.feature_weight * self._distance()
             loss = loss + penalty(self.network)
@@ -54,6 +54,14 @@ class Objective:
                 full = sr.detach()
             total = total + share * loss
         return total
+
+    def _targets(self, target: Tensor, taught: Tensor | None, full: Tensor | None) -> tuple[list[Tensor], list[float]]:
+        """What the output is to be like, and the share of the loss that each has; those without one are left out."""
+        weight = 0.0 if taught is None else self.settings.weight
+        sandwich = 0.0 if full is None else self.settings.sandwich
+        shares = (target, (1 - weight) * (1 - sandwich)), (taught, weight * (1 - sandwich)), (full, sandwich)
+        present = [(image, share) for image, share in shares if image is not None and share]
+        return [image for image, _ in present], [share for _, share in present]
 
     @torch.no_grad()
     def _taught(self, lr: Tensor) -> Tensor | None:
@@ -102,8 +110,9 @@ def runs_bf16(device_type: str) -> bool:
     return bool(cpu.get("amx_bf16")) or "Intel" not in cpu.get("cpu_name", "")  # ARM tells of neither
 
 
-def _towards(loss: Tensor, sr: Tensor, target: Tensor | None, share: float) -> Tensor:
-    """The loss with a share of it replaced by the L1 distance to a target."""
-    if target is None or share == 0:
-        return loss
-    return (1 - share) * loss + share * functional.l1_loss(sr, target)
+def _distances(sr: Tensor, targets: list[Tensor], shares: list[float]) -> Tensor:
+    """The sum of the L1 distances to the targets, each times its share."""
+    total = sr.new_zeros(())
+    for image, share in zip(targets, shares, strict=True):
+        total = total + share * functional.l1_loss(sr, image)
+    return total

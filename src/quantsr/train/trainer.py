@@ -62,7 +62,12 @@ class Trainer:
         self.train_photos, self.val_photos = split_photos(config)
         data = config.data
         self.sampler = PatchSampler(
-            self.train_photos, upscale=config.model.upscale, patch=data.patch, batch=data.batch, seed=run.seed
+            self.train_photos,
+            upscale=config.model.upscale,
+            patch=data.patch,
+            batch=data.batch,
+            seed=run.seed,
+            augment=data.augment,
         )
         source = checkpoints.load(Path(run.init)) if run.init else None
         self._compare_held_out(source)
