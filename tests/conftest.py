@@ -1,10 +1,11 @@
 """What many tests need: one torch thread, the reference data where it exists, made-up pictures."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -36,6 +37,20 @@ def data_folder() -> Path:
 def picture() -> Callable[..., np.ndarray]:
     """picture(height, width, seed=0): uint8 RGB (H, W, 3), smooth waves over the whole range."""
     return _picture
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], Any]:
+    """script(name): a script of benchmarks/ as a module."""
+    return _script
+
+
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

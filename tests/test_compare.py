@@ -1,9 +1,9 @@
-import importlib.util
 import json
 import math
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,6 @@ seed = 5
 [stages.dqa.run]
 depths = ["full", "half"]
 """
-
-
-def loaded(name: str) -> Any:
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"benchmarks/{name}.py")
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
 
 
 @pytest.fixture
@@ -284,11 +275,13 @@ def test_a_process_that_failed_does_not_wait_for_the_others(file: Path, monkeypa
     assert main(["train", str(file), "--stage", "float"]) == 0 and left
 
 
-def test_the_speed_of_training_is_measured(file: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = loaded("train_speed")
-    monkeypatch.setattr(script, "ROUNDS", 1)
+def test_the_speed_of_training_is_measured(
+    file: Path, photos: Path, script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = script("train_speed")
+    monkeypatch.setattr(speed, "ROUNDS", 1)
     file.write_text(file.read_text() + "[stages.quantized]\n")
-    result = script.measured(str(photos), str(file), ["run.compile=false"])
+    result = speed.measured(str(photos), str(file), ["run.compile=false"])
     assert result["steps_per_second"]["ours"] > 0 and result["ratio"] > 0
 
 
@@ -356,14 +349,14 @@ def test_the_use_of_codes_is_drawn_by_entropy_and_by_unused_levels(
     assert drawn["inputs: entropy, bits"].mask.all()  # layers without codes stay blank
 
 
-def test_the_page_of_ablations_shows_every_result_as_it_was_measured() -> None:
+def test_the_page_of_ablations_shows_every_result_as_it_was_measured(script: Callable[[str], Any]) -> None:
     pytest.importorskip("matplotlib")
-    script = loaded("ablations")
-    results = script.read(script.ROOT / "benchmarks/results/ablations")
-    page = script.PAGE.read_text(encoding="utf-8")
-    assert script.filled(page, results) == page
-    assert [name for name in results if script.START.format(name) not in page] == []
-    assert [path.name for path in script.PICTURES.glob("rivals*.png") if f"pictures/{path.name}" not in page] == []
+    ablations = script("ablations")
+    results = ablations.read(ablations.ROOT / "benchmarks/results/ablations")
+    page = ablations.PAGE.read_text(encoding="utf-8")
+    assert ablations.filled(page, results) == page
+    assert [name for name in results if ablations.START.format(name) not in page] == []
+    assert [path.name for path in ablations.PICTURES.glob("rivals*.png") if f"pictures/{path.name}" not in page] == []
     several = {name: result for name, result in results.items() if len(result["rows"]) > 1}
-    assert [axis.get_title() for axis in script.draw(several).axes if axis.get_title()] == list(several)
+    assert [axis.get_title() for axis in ablations.draw(several).axes if axis.get_title()] == list(several)
     assert "pictures/ablations.png" in page

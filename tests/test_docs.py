@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def test_every_setting_is_explained_with_its_default(section: str) -> None:
     got = {name: tomllib.loads(f"value = {text}")["value"] for name, text in rows(section).items()}
     assert list(got) == list(wanted)
     assert got == wanted
+
+
+def test_the_history_is_that_of_recipes_logs_and_checkpoints(script: Callable[[str], Any]) -> None:
+    history = script("history")
+    assert history.PAGE.read_text(encoding="utf-8") == history.page()
 
 
 @pytest.mark.parametrize("page", ["docs/comparison.md", "docs/testing.md"])

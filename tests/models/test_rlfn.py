@@ -35,3 +35,13 @@ def test_it_scores_what_was_measured_elsewhere(rlfn: RLFN, data_folder: Path, na
         hr = images.crop_to_multiple(images.read(file), 4)
         scores.append(metrics.psnr(images.to_uint8(sr), hr, 4))
     assert np.mean(scores) == pytest.approx(published, abs=0.02)
+
+
+@torch.no_grad()
+def test_bfloat16_keeps_it_as_bright(rlfn: RLFN, data_folder: Path) -> None:
+    lr = images.read(data_folder / "benchmarks" / "Set5" / "LR_bicubic" / "X4" / "butterflyx4.png")
+    x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None]
+    exact = rlfn(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        apart = 255 * (rlfn(x) - exact)
+    assert apart.dtype == torch.float32 and apart.mean().abs() < 0.05 and apart.square().mean().sqrt() < 1

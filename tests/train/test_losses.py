@@ -113,18 +113,16 @@ def test_bfloat16_is_left_to_machines_that_have_it(monkeypatch: pytest.MonkeyPat
     assert seen == [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize("kind,dtype", [("rlfn", torch.float32), ("checkpoint", torch.bfloat16)])
-def test_rlfn_keeps_float32(
-    monkeypatch: pytest.MonkeyPatch, batch: tuple[Tensor, Tensor], kind: str, dtype: torch.dtype
+def test_the_teacher_computes_as_the_student_does(
+    monkeypatch: pytest.MonkeyPatch, batch: tuple[Tensor, Tensor]
 ) -> None:
     monkeypatch.setattr(losses, "runs_bf16", lambda device_type: True)
     student, teacher = (EDSR(upscale=2, channels=8, blocks=4) for _ in range(2))
     seen: list[torch.dtype] = []
     for network in (student, teacher):
         network.head.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
-    config = configs.from_dict({"teacher": {"weights": "somewhere", "kind": kind}})
-    Objective(config, student, teacher)(*batch)
-    assert seen == [dtype, torch.bfloat16]  # the teacher speaks first
+    Objective(configs.from_dict({"teacher": {"weights": "somewhere"}}), student, teacher)(*batch)
+    assert seen == [torch.bfloat16, torch.bfloat16]
 
 
 def test_an_old_cpu_does_not_multiply_bfloat16() -> None:
