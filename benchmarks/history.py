@@ -34,10 +34,10 @@ page is written by `python benchmarks/history.py`; what the runs taught is told 
 A recipe names the run that it starts from in `run.init`, and RLFN's checkpoint as `teachers/team04_rlfn.pth` \
 ([teacher](training.md#teacher)). Runs in **bold** are those whose weights are in [checkpoints](../checkpoints), to be \
 copied to where a recipe looks for them; the others are not kept. All ran on two shared CPU cores, mostly one thread \
-each, beside other work; CPUs differed, so minutes say little. *Photographs* are the \
-sizes at which they train, those that are LR without HR, and augmentations beyond turns; *teacher* is who has which \
-share of the loss. Scores are PSNR-Y in dB on the ten held-out photographs at full, half and quarter depth, of the \
-averaged weights at the end of a run.
+each, beside other work; CPUs differed, so hours say little. *Photographs* are the sizes at which they train, those \
+that are LR without HR, and augmentations beyond turns; *teacher* is who has which share of the loss. Scores are \
+PSNR-Y in dB on the ten held-out photographs at full, half and quarter depth, of the averaged weights at the end of a \
+run.
 """
 
 
@@ -54,7 +54,8 @@ class Run:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (ROOT / f"benchmarks/results/logs/{self.name}.jsonl").open()]
+        path = ROOT / f"benchmarks/results/logs/{self.name}.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     @property
     def steps(self) -> int:
