@@ -18,6 +18,7 @@ from quantsr.quant import (
     QuantProduct,
     calibrate,
     keep_valid,
+    mismatch,
     penalty,
     quantize,
     quantized_layers,
@@ -150,7 +151,7 @@ def test_every_method_trains(method: str, placement: str) -> None:
             loss = functional.l1_loss(network(x).float(), wanted)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
-        (loss + penalty(network)).backward()
+        (loss + penalty(network) + mismatch(network)).backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
         optimizer.step()

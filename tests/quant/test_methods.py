@@ -20,6 +20,7 @@ from quantsr.quant import (
     Quantizer,
     calibrate,
     keep_valid,
+    mismatch,
     penalty,
     quantize,
     quantized_layers,
@@ -251,7 +252,7 @@ def test_training_reduces_the_loss(name: str, bits: int) -> None:
         loss = functional.l1_loss(made(x), wanted)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
-        (loss + penalty(made)).backward()
+        (loss + penalty(made) + mismatch(made)).backward()
         optimizer.step()
         keep_valid(made)
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
@@ -281,15 +282,15 @@ def test_what_an_optimiser_spoils_is_brought_back(name: str) -> None:
 
 
 @METHODS
-def test_the_penalty_is_a_scalar_or_nothing(name: str) -> None:
+def test_penalty_and_mismatch_are_scalars_or_nothing(name: str) -> None:
     made = network(name)
     made(torch.rand(1, 3, 8, 8))
-    value = penalty(made)
-    if name in ("pact", "odm"):
-        assert isinstance(value, Tensor) and value.shape == () and float(value.detach()) > 0
-        value.backward()
-    else:
-        assert value == 0.0
+    for value, method in ((penalty(made), "pact"), (mismatch(made), "odm")):
+        if name == method:
+            assert isinstance(value, Tensor) and value.shape == () and float(value.detach()) > 0
+            value.backward()
+        else:
+            assert value == 0.0
 
 
 @METHODS
@@ -342,7 +343,7 @@ def test_a_compiled_block_trains_as_an_eager_one(name: str, placement: str) -> N
     compiled.body[0].compile(backend="aot_eager")
     x = torch.randn(2, 8, 9, 10)
     for made in (eager, compiled):
-        (made.body[0](x).square().mean() + penalty(made)).backward()
+        (made.body[0](x).square().mean() + penalty(made) + mismatch(made)).backward()
     for (path, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=path)
 

@@ -276,14 +276,14 @@ def test_odm_draws_features_to_their_levels() -> None:
     x = inputs()
     quantizer = ready(ODMInput(QuantConfig(act_bits=3), 3), low=-0.8, high=1.1)
     output = quantizer(x).detach()
-    penalty = quantizer.penalty()
-    penalty.backward()
+    mismatch = quantizer.mismatch()
+    mismatch.backward()
     distance = (x.detach() - output).square().sum().sqrt()
-    check(penalty.detach(), MISMATCH * distance)
+    check(mismatch.detach(), MISMATCH * distance)
     check(x.grad, MISMATCH * (x.detach() - output) / distance)
-    assert quantizer.penalty() == 0.0  # counted once
+    assert quantizer.mismatch() == 0.0  # counted once
     quantizer.eval()(x)
-    assert quantizer.penalty() == 0.0
+    assert quantizer.mismatch() == 0.0
 
 
 @BITS

@@ -24,7 +24,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], how: Callable[[Tens
         loss = trainer.loss
         with pytest.MonkeyPatch.context() as patch:
             if trainer.step in steps:
-                patch.setattr(trainer, "loss", lambda lr, hr: how(loss(lr, hr)))
+                patch.setattr(trainer, "loss", lambda lr, hr: (how(loss(lr, hr)[0]), 0.0))
             return update(trainer, lr, hr)
 
     monkeypatch.setattr(Trainer, "update", poisoned)

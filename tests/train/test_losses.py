@@ -35,7 +35,7 @@ def test_the_teacher_takes_its_share(batch: tuple[Tensor, Tensor]) -> None:
         share * (0.75 * functional.l1_loss(sr, hr) + 0.25 * functional.l1_loss(sr, teacher(lr)))
         for share, sr in ((0.75, student(lr)), (0.25, student(lr, depth="half")))
     )
-    torch.testing.assert_close(loss(lr, hr), wanted)
+    torch.testing.assert_close(loss(lr, hr)[0], wanted)
 
 
 def test_full_depth_teaches_the_shallower_ones(batch: tuple[Tensor, Tensor]) -> None:
@@ -44,8 +44,8 @@ def test_full_depth_teaches_the_shallower_ones(batch: tuple[Tensor, Tensor]) -> 
     full, half = student(lr), student(lr, depth="half")
     towards_full = functional.l1_loss(half, full.detach())
     wanted = 0.75 * functional.l1_loss(full, hr) + 0.25 * (0.6 * functional.l1_loss(half, hr) + 0.4 * towards_full)
-    torch.testing.assert_close(loss(lr, hr), wanted)
-    loss(lr, hr).backward()
+    torch.testing.assert_close(loss(lr, hr)[0], wanted)
+    loss(lr, hr)[0].backward()
     got = [block.gain.grad.clone() for block in student.body]  # no gradient reaches full depth by way of the sandwich
     student.zero_grad()
     wanted.backward()
@@ -81,7 +81,7 @@ def test_features_are_compared_as_attention_maps(batch: tuple[Tensor, Tensor]) -
         apart = attention(student, depth) - attention(teacher, "full")
         distance += share * apart.square().sum(dim=(1, 2)).sqrt().mean()
     assert 0.01 < distance.item() < math.sqrt(2)
-    torch.testing.assert_close(loss(lr, hr), plain(lr, hr) + 0.1 * distance)
+    torch.testing.assert_close(loss(lr, hr)[0], plain(lr, hr)[0] + 0.1 * distance)
 
 
 def test_features_of_other_resolutions_are_refused(batch: tuple[Tensor, Tensor]) -> None:
@@ -95,7 +95,7 @@ def test_features_of_other_resolutions_are_refused(batch: tuple[Tensor, Tensor])
 def test_a_depth_of_weight_0_does_not_run(batch: tuple[Tensor, Tensor]) -> None:
     network = EDSR(upscale=2, channels=8, blocks=4)
     run = {"bf16": False, "depths": ["full", "half"], "depth_weights": [1.0, 0.0]}
-    loss = Objective(configs.from_dict({"run": run}), network, None)(*batch)
+    loss, _ = Objective(configs.from_dict({"run": run}), network, None)(*batch)
     torch.testing.assert_close(loss, functional.l1_loss(network(batch[0]), batch[1]))
 
 

@@ -117,6 +117,11 @@ def penalty(model: nn.Module) -> Tensor | float:
     return sum((quantizer.penalty() for _, quantizer in _quantizers(model)), 0.0)
 
 
+def mismatch(model: nn.Module) -> Tensor | float:
+    """What ODM lowers, beside the loss of a training pass just made, as far as the two agree; 0.0 for all others."""
+    return sum((quantizer.mismatch() for _, quantizer in _quantizers(model)), 0.0)
+
+
 def set_temperature(model: nn.Module, temperature: float) -> None:
     """Sets the temperature of all quantizers that have one; a float network has none to set.
 

@@ -1,4 +1,4 @@
-"""ODM: learned bounds of activations, a learned correction of the weight range, a penalty on the distance to levels.
+"""ODM: learned bounds of activations, a learned correction of the weight range, features drawn to their levels.
 
 Paper: Hong and Lee, "Overcoming Distribution Mismatch in Quantizing Image Super-Resolution Networks", ECCV 2024 (arXiv
 2307.13337). No code is published; the equations are as others report them. With n = 2^b - 1 and s = (u - l) / n:
@@ -8,16 +8,16 @@ Paper: Hong and Lee, "Overcoming Distribution Mismatch in Quantizing Image Super
     weight     u = gamma * (99th percentile of |w|, held constant), l = -u; gamma is learned, 1 at first
     backward   as in ddtb.py: 1 inside to x; 1 above to u, 1 below to l; (q(x) - y) / (u - l) to u and minus that to l,
                y = clip(x, l, u)
-    loss       + MISMATCH * sum over layers of ||x - q(x)||_2
+    mismatch   MISMATCH * sum over layers of ||x - q(x)||_2
+    step       along g + (cos(g, m) + 1) / 2 * m, g the gradient of the loss and m that of the mismatch: in full where
+               the two agree, not at all where they oppose each other (`train.gradients.add_agreeing`)
 
-Unknown or left out. In the paper each step weighs the gradient of the mismatch by (cos + 1) / 2, the cosine between it
-and the gradient of the reconstruction loss; `penalty` is only the mismatch itself, which the paper's ablation calls
-naive and finds worse than none. Whether q(x) is held constant in the mismatch is not reported; here it is, so features
-are drawn to their nearest level. Several processes take the mean of the mismatches of their shares of a batch. Bounds
-and gamma learn at ten times the rate of the weights there: set optim.quantizer_rate (bounds of images on 0..255, if
-those are its units, are 255 times ours). Here the mismatch also reaches gamma and the bounds of earlier layers; there
-gamma is said to follow the reconstruction alone. Percentiles are of all calibration batches together, not a mean over
-batches.
+Unknown. Whether the cosine is of whole gradients or taken for each tensor is not reported; here it is of the whole.
+Whether q(x) is held constant in the mismatch is not either; here it is, so features are drawn to their nearest level.
+Several processes take the mean of the mismatches of their shares of a batch. Bounds and gamma learn at ten times the
+rate of the weights there: set optim.quantizer_rate (bounds of images on 0..255, if those are its units, are 255 times
+ours). Here the mismatch also reaches gamma and the bounds of earlier layers; there gamma is said to follow the
+reconstruction alone. Percentiles are of all calibration batches together, not a mean over batches.
 
 Zero is no level, neither of weights nor, in general, of inputs, so there are no codes in the packed format.
 """
@@ -32,7 +32,7 @@ from quantsr.quant.config import MIN_SCALE, NotPackable, QParams, QuantConfig
 from quantsr.quant.quantizer import Quantizer
 from quantsr.quant.ste import clip, round_ste
 
-MISMATCH = 1e-5  # weight of the penalty
+MISMATCH = 1e-5  # its weight
 
 
 class ODMWeight(Quantizer):
@@ -74,7 +74,7 @@ class ODMInput(BoundedInput):
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:
         raise NotPackable("ODM inputs have no codes: their levels start at a learned bound, and zero is not one")
 
-    def penalty(self) -> Tensor | float:
+    def mismatch(self) -> Tensor | float:
         """Of the last training pass, once."""
         mismatch, self._mismatch = self._mismatch, None
         return 0.0 if mismatch is None else MISMATCH * mismatch

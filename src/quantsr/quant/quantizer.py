@@ -19,8 +19,8 @@ class Quantizer(nn.Module):
     """Quantizer of one tensor: of a weight (O, I, K, K), or of an activation (N, C, H, W).
 
     A subclass writes `fake_quant` and, as it needs them, `to_codes`, `set_range` (activations), `init_from` (weights),
-    `keep_valid` and `penalty`. What is learned is a parameter, what is only measured a buffer. An activation quantizer
-    must be calibrated before it runs, a weight quantizer initialised by `init_from`.
+    `keep_valid`, `penalty` and `mismatch`. What is learned is a parameter, what is only measured a buffer. An
+    activation quantizer must be calibrated before it runs, a weight quantizer initialised by `init_from`.
     """
 
     temperature: float | None = None  # of the backward staircase, where a method has one
@@ -102,6 +102,10 @@ class Quantizer(nn.Module):
 
     def penalty(self) -> Tensor | float:
         """What the method adds to the loss for this quantizer: a scalar."""
+        return 0.0
+
+    def mismatch(self) -> Tensor | float:
+        """What a step lowers for this quantizer as far as that agrees with lowering the loss: a scalar."""
         return 0.0
 
     def _ready(self, x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ For each depth of the run, with T the teacher's output and F the output of the s
     + feature_weight * mean over images of |A(student) - A(teacher)|
     + what the quantizers add themselves (`quant.penalty`)
 
+Beside it stands what is only lowered as far as that agrees with the loss (`quant.mismatch`, `gradients.add_agreeing`).
+
 A is the trunk's attention map, the squared features summed over channels and divided by their L2 norm (Zagoruyko &
 Komodakis, ICLR 2017, 1612.03928; PAMS uses it for SR); it needs equal resolution, not equal widths.
 """
@@ -16,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantsr.config import ConfigError, RunConfig, TrainConfig
-from quantsr.quant import penalty
+from quantsr.quant import mismatch, penalty
 
 
 class Objective:
-    """The loss of a batch, a scalar in [0, 1] units of the images.
+    """The loss of a batch, a scalar in [0, 1] units of the images, and the mismatch of its quantizers, or 0.0.
 
     Watches the trunks of student and teacher by hooks if features are distilled.
     """
@@ -36,12 +38,12 @@ class Objective:
             for watched in (network, teacher):
                 watched.trunk.register_forward_hook(lambda _, __, out, key=watched: self._keep(key, out))
 
-    def __call__(self, lr: Tensor, hr: Tensor | None) -> Tensor:
+    def __call__(self, lr: Tensor, hr: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """lr (N, 3, H, W), hr (N, 3, H*s, W*s) or, if the teacher alone decides, None; RGB in [0, 1]."""
         taught = self._taught(lr)
         target = taught if hr is None else hr
         assert target is not None
-        total = torch.zeros((), device=lr.device)
+        total, apart = torch.zeros((), device=lr.device), 0.0
         full: Tensor | None = None
         for depth, share in self.depths.items():
             with self._autocast():
@@ -53,7 +55,8 @@ class Objective:
             if depth == "full":
                 full = sr.detach()
             total = total + share * loss
-        return total
+            apart = apart + share * mismatch(self.network)
+        return total, apart
 
     def _targets(self, target: Tensor, taught: Tensor | None, full: Tensor | None) -> tuple[list[Tensor], list[float]]:
         """What the output is to be like, and the share of the loss that each has; those without one are left out."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from quantsr import checkpoint as checkpoints
 from quantsr.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from quantsr.models import ALIKE
 from quantsr.quant import QuantBlock, keep_valid, quantized_layers, set_processes, set_temperature
 from quantsr.recipe import WEIGHTS
 from quantsr.train.distributed import Workers
+from quantsr.train.gradients import backward
 from quantsr.train.held_out import mean_psnr, split_photos
 from quantsr.train.losses import Objective, trained_depths
 from quantsr.train.optimizers import Optimizer, learning_rate
@@ -82,6 +84,7 @@ class Trainer:
         self.loss = Objective(config, self.network, teacher)
         if run.compile:
             torch.compiler.reset()  # what an earlier run compiled counts towards a limit, after which nothing is
+            functorch.donated_buffer = False  # or a mismatch could not follow the loss through the same graph
             for module in self.network.modules():
                 if isinstance(module, (*ALIKE, QuantBlock)):
                     module.compile()
@@ -159,10 +162,8 @@ class Trainer:
         if optim.temperatures:
             set_temperature(self.network, optim.temperatures[self.step * len(optim.temperatures) // optim.steps])
         self.optimizer.zero_grad()
-        loss = self.loss(lr, hr)
-        loss.backward()
-        gradients = (p.grad for p in self.network.parameters() if p.grad is not None)
-        self.workers.average([loss.detach(), *gradients])
+        loss, mismatch = self.loss(lr, hr)
+        backward(self.network, loss, mismatch, self.workers)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.gradient_clip or math.inf)
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
