@@ -129,6 +129,10 @@ def test_buffers_go_with_the_model() -> None:
         gc.enable()
 
 
+def test_a_model_says_what_it_is() -> None:
+    assert repr(quantsr.load("quantsr-c-x4-w4a4")) == "<quantsr.Model quantsr-c-x4-w4a4: x4, W4A4, full/half/quarter>"
+
+
 def test_depths_deepest_first(model: Model) -> None:
     assert model.depths == ("full", "half", "quarter")
     image = np.full((8, 8, 3), 128, np.uint8)

@@ -177,7 +177,7 @@ class TrainConfig:
         usable = all(0 <= t < math.inf for t in temperatures)
         _require(usable, "optim.temperatures", temperatures, "finite ones, none below 0")
         _require(len(weights) in (0, len(depths)), "run.depth_weights", weights, "one per depth, or none")
-        _require(all(w >= 0 for w in weights), "run.depth_weights", weights, "none below 0")
+        _require(all(0 <= w < math.inf for w in weights), "run.depth_weights", weights, "none below 0, all finite")
         _require(not weights or any(weights), "run.depth_weights", weights, "one above 0")
         rate = self.optim.learning_rate
         _require(0 < rate < math.inf, "optim.learning_rate", rate, "a finite number above 0")

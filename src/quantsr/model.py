@@ -29,6 +29,10 @@ class Model:
         # No cache around the method: it would hold the model, and their cycle the engines' buffers.
         self._engines: dict[str, Engine] = {}
 
+    def __repr__(self) -> str:
+        bits = "W{weight_bits}A{act_bits}".format(**self.packed.info)
+        return f"<quantsr.Model {self.packed.info['name']}: x{self.scale}, {bits}, {'/'.join(self.depths)}>"
+
     def engine(self, depth: str) -> Engine:
         """The engine of one of `depths`, built when first asked for. Raises ValueError for another depth."""
         if depth not in self.depths:

@@ -28,9 +28,7 @@ def flat(gradients: Iterable[Tensor | None]) -> Tensor:
 
 
 @pytest.mark.parametrize("workers", [Workers(), Doubling()], ids=["one process", "several"])
-def test_a_mismatch_counts_as_far_as_it_agrees(
-    make: Make, monkeypatch: pytest.MonkeyPatch, workers: Workers
-) -> None:
+def test_a_mismatch_counts_as_far_as_it_agrees(make: Make, monkeypatch: pytest.MonkeyPatch, workers: Workers) -> None:
     monkeypatch.setattr(odm, "MISMATCH", 1e-3)  # in a network as small as this one
     trainer = Trainer(make(ODM))
     network, batch = trainer.network, trainer.sampler(0)
