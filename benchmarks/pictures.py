@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import quantsr
-from quantsr import images
+from quantsr import images, photos
 
 ROOT = Path(__file__).parents[1]
 CROPS = [(100, 60), (20, 225)]  # left, top in input pixels
@@ -23,7 +23,7 @@ def main() -> None:
     panels = {"input, pixels enlarged": photo.repeat(4, 0).repeat(4, 1), "bicubic": images.bicubic(photo, 4)}
     panels |= {label: quantsr.load(name).upscale(photo) for label, name in MODELS.items()}
     out = ROOT / "docs/pictures"
-    images.write(out / "tapiola-x4.jpg", panels["4 bits"])
+    photos.write(out / "tapiola-x4.jpg", photos.Photo(panels["4 bits"]))
     rows = [np.concatenate([crop(panel, *corner) for panel in panels.values()], axis=1) for corner in CROPS]
     sheet = Image.fromarray(np.concatenate(rows))
     label(sheet, list(panels))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packing.tiny import tiny_model
 
-from quantsr import images
+from quantsr import photos
 from quantsr.bench import engines as engines_module
 from quantsr.bench.engines import PEERS
 from quantsr.bench.measure import LIMITS
@@ -58,7 +58,7 @@ def test_random_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_photo_adds_itself_and_psnr(tmp_path: Path) -> None:
     model, photo = tmp_path / "tiny.safetensors", tmp_path / "photo.png"
     write(model, tiny_model(upscale=2))
-    images.write(photo, picture(40, 31))
+    photos.write(photo, photos.Photo(picture(40, 31)))
     options = ["-n", model, "--size", 12, "--photo", photo, "--threads", 1, "--parts", "network", "--tails", "as-is"]
     rows = bench(tmp_path, *options, "--engines", "quantsr")["rows"]
     assert [(row["size"], row["psnr"] is None) for row in rows] == [("12x12", True), ("31x40", True), ("15x20", False)]
@@ -121,7 +121,7 @@ def test_what_is_read_is_neither_written_over_nor_waited_for(
     tmp_path: Path, in_time: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo, pipe = tmp_path / "photo.png", tmp_path / "pipe.png"
-    images.write(photo, picture(20, 20))
+    photos.write(photo, photos.Photo(picture(20, 20)))
     os.mkfifo(pipe)
     before = photo.read_bytes()
     assert main(["bench", "--photo", str(photo), "--json", str(photo)]) == 2

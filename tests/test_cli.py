@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,10 @@ from packing.tiny import tiny_model
 from PIL import Image
 
 import quantsr
-from quantsr import images, zoo
+from quantsr import images, photos, zoo
 from quantsr.backends import of_network
 from quantsr.cli import main
-from quantsr.commands.common import MAX_THREADS, NONE_DONE, size_in_bytes, threads
+from quantsr.commands.common import MAX_THREADS, NONE_DONE, number, size_in_bytes
 from quantsr.data import benchmarks
 from quantsr.engine import Engine
 from quantsr.evaluate import evaluate
@@ -36,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    images.write(path, pixels)
+    photos.write(path, photos.Photo(pixels))
     return path
 
 
@@ -132,7 +133,7 @@ def test_a_result_of_100_megapixels_within_a_gibibyte(tmp_path: Path) -> None:
 
 def test_many_inputs_go_into_a_folder_and_keep_their_format(model: Path, photo: Path) -> None:
     other = photo.with_name("other.jpg")
-    images.write(other, images.read(photo))
+    photos.write(other, photos.Photo(images.read(photo)))
     out = photo.parent / "new" / "folder"
     assert upscale(photo, other, "-o", out, "-n", model) == 0
     assert names(out) == ["other_x4.jpg", "photo_x4.png"]
@@ -243,17 +244,38 @@ def test_what_is_not_understood_is_told_with_the_usage_of_the_command(
         assert last == f"quantsr {words[0]}: error: unrecognized arguments: {told}"
 
 
-@pytest.mark.parametrize("number", ["1025", "2000", "99999999999"])
+def test_inputs_on_both_sides_of_an_option(photo: Path, tmp_path: Path) -> None:
+    second, out = photo.with_name("second.png"), tmp_path / "out"
+    shutil.copy(photo, second)
+    assert main(["upscale", str(photo), "-o", str(out), str(second), "--depth", "quarter"]) == 0
+    assert sorted(path.name for path in out.glob("*.png")) == [f"{photo.stem}_x4.png", "second_x4.png"]
+
+
 @pytest.mark.parametrize("command", ["upscale", "evaluate", "bench", "serve"])
-def test_too_many_threads(command: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_threads(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--threads", number])
+        main([command, "--threads", "1025"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(f"argument --threads: got {number}, wanted at most 1024\n")
+    assert capsys.readouterr().err.endswith("argument --threads: got '1025', wanted a whole number from 1 to 1024\n")
+
+
+@pytest.mark.parametrize(("words", "wanted"), [
+    ("upscale a.png --within abc", "argument --within: got 'abc', wanted a number, 0.001 or more"),
+    ("upscale a.png --within inf", "argument --within: got 'inf', wanted a number, 0.001 or more"),
+    ("upscale a.png --quality 1.5", "argument --quality: got '1.5', wanted a whole number from 1 to 100"),
+    ("upscale a.png -t x", "argument -t/--tile: got 'x', wanted a whole number, 1 or more"),
+    ("video a.mkv --crf 64", "argument --crf: got '64', wanted a whole number from 0 to 63"),
+    ("train small-x4-w2a2 --minutes nan", "argument --minutes: got 'nan', wanted a number, 0 or more"),
+    ("serve --port 70000", "argument --port: got '70000', wanted a whole number from 0 to 65535"),
+])  # fmt: skip
+def test_what_is_no_such_number(words: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert capsys.readouterr().err.endswith(f"{wanted}\n")
 
 
 def test_threads_up_to_the_most_that_an_engine_takes() -> None:
-    assert threads("1024") == MAX_THREADS
+    assert number(1, MAX_THREADS)("1024") == MAX_THREADS
     with pytest.raises(ValueError, match=rf"wanted 1\.\.{MAX_THREADS}"):
         Engine(tiny_model(channels=2, blocks=1), threads=MAX_THREADS + 1)
 
@@ -438,7 +460,7 @@ def make_set5(root: Path) -> None:
     for index in range(5):
         folder = root / "Set5" / "HR"
         folder.mkdir(parents=True, exist_ok=True)
-        images.write(folder / f"{index}.png", random.integers(0, 256, (49, 52, 3), dtype=np.uint8))
+        photos.write(folder / f"{index}.png", photos.Photo(random.integers(0, 256, (49, 52, 3), dtype=np.uint8)))
 
 
 @pytest.mark.parametrize("backend", ["engine", "reference", "torch"])
@@ -530,7 +552,7 @@ def test_options_of_other_upscalers(
 ) -> None:
     """realesrgan-ncnn-vulkan's -i and -o, Real-ESRGAN's --suffix."""
     other = tmp_path / "other.png"
-    images.write(other, images.read(photo))
+    photos.write(other, photos.Photo(images.read(photo)))
     assert upscale("-i", photo, "-i", other, "-o", tmp_path / "out", "--suffix", "{big}", "-n", model) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["other_{big}.png", "photo_{big}.png"]
     assert upscale("-o", tmp_path / "out", "-n", model) == 2
@@ -552,8 +574,12 @@ def test_tta(model: Path, photo: Path) -> None:
         (["-n", "bicubic-x4", "--backend", "torch"], "--backend: bicubic-x4 is no network"),
         (["--zoo", "--fast"], "--fast: --zoo scores all depths as they are stored"),
         (["--zoo", "--depth", "half"], "--depth: --zoo scores"),
+        (
+            ["--zoo", "--set", "Set5", "Urban100"],
+            "--set: got Urban100, wanted of those with stored scores: B100, Set14",
+        ),
     ],
-    ids=["bicubic of eight views", "bicubic in torch", "zoo, fast", "zoo, half"],
+    ids=["bicubic of eight views", "bicubic in torch", "zoo, fast", "zoo, half", "zoo, a set without scores"],
 )
 def test_evaluate_takes_no_option_that_it_would_not_heed(
     arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from quantsr import checkpoint, images, recipe
+from quantsr import checkpoint, images, photos, recipe
 from quantsr.cli import main
 from quantsr.compare import facts, report
 from quantsr.compare.variants import stages_of, variants
@@ -188,7 +188,7 @@ def test_a_comparison_goes_from_recipes_to_a_table(
     other = tmp_path / "other"
     shutil.copytree(data_folder / "benchmarks" / "Set5", other / "Set5")
     darker = next((other / "Set5" / "HR").iterdir())
-    images.write(darker, images.read(darker) // 2)
+    photos.write(darker, photos.Photo(images.read(darker) // 2))
     command[command.index("--data") + 1] = str(other)
     assert main(command) == 0  # other pictures, other scores
     again = json.loads((out / "compare.json").read_text())["rows"]

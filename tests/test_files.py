@@ -25,6 +25,26 @@ def test_a_new_file_replaces_none(tmp_path: Path, links: bool, monkeypatch: pyte
     assert (tmp_path / "a").read_bytes() == b"second"
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, b"first")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"second")
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_has_usual_permissions(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", b"first")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     target = tmp_path / "not" / "yet" / "scores.json"
     write_atomically(target, b"{}")

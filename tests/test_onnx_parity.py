@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packing.tiny import tiny_model
 
-from quantsr import images
+from quantsr import photos
 from quantsr.cli import main
 from quantsr.packing import write
 
@@ -26,7 +26,7 @@ def model(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("style", ["qdq-int8", "int4", "qonnx"])
 def test_export_writes_a_model_and_compares_it(model, style, capsys, tmp_path):
-    assert main(["export", model, "--to", "onnx", "--style", style, "--depth", "half"]) == 0
+    assert main(["export", model, "--style", style, "--depth", "half"]) == 0
     path = tmp_path / f"tiny-half-{style}.onnx"
     onnx.checker.check_model(onnx.load(path))
     told = capsys.readouterr().out
@@ -36,7 +36,7 @@ def test_export_writes_a_model_and_compares_it(model, style, capsys, tmp_path):
 
 
 def test_the_report_as_json_on_a_photo(model, capsys, tmp_path, picture):
-    images.write(tmp_path / "photo.png", picture(30, 41))
+    photos.write(tmp_path / "photo.png", photos.Photo(picture(30, 41)))
     assert main(["export", model, "--photo", "photo.png", "-o", "out.onnx", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["file"] == "out.onnx" and facts["bytes"] == (tmp_path / "out.onnx").stat().st_size
@@ -47,11 +47,13 @@ def test_the_report_as_json_on_a_photo(model, capsys, tmp_path, picture):
 
 
 def test_a_photo_is_never_overwritten_and_no_file_unasked(model, capsys, tmp_path, picture):
-    images.write(tmp_path / "photo.png", picture(30, 41))
+    photos.write(tmp_path / "photo.png", photos.Photo(picture(30, 41)))
     before = (tmp_path / "photo.png").read_bytes()
     options = ["export", model, "--depth", "quarter", "-o", "photo.png"]
     assert main(options) == 2
     assert "photo.png exists; pass --force" in capsys.readouterr().err
+    assert main([*options[:-1], str(tmp_path), "--force"]) == 2
+    assert f"-o: got the folder {tmp_path}, wanted a file" in capsys.readouterr().err
     assert main([*options, "--force", "--photo", "photo.png"]) == 2
     assert "-o: got photo.png, which is read" in capsys.readouterr().err
     assert (tmp_path / "photo.png").read_bytes() == before
@@ -88,7 +90,7 @@ def test_a_transformer_of_a_size(size, capsys, tmp_path, monkeypatch, picture):
 
 
 def test_a_large_photo_is_compared_in_its_middle(model, capsys, tmp_path):
-    images.write(tmp_path / "photo.png", np.zeros((20, 700, 3), np.uint8))
+    photos.write(tmp_path / "photo.png", photos.Photo(np.zeros((20, 700, 3), np.uint8)))
     assert main(["export", model, "--depth", "quarter", "--photo", "photo.png", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["picture"] == [512, 20]
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from foreign.plain import BasicSR
 from packing.tiny import tiny_model
+from PIL import Image
 
-from quantsr import images, recipe
+from quantsr import recipe
 from quantsr.cli import main
 from quantsr.data import benchmarks
 from quantsr.packing import write
@@ -42,12 +43,12 @@ def blocks(page):
 def desk(tmp_path, photos, picture, monkeypatch):
     """A folder with what the pages speak of."""
     torch.manual_seed(0)
-    images.write(tmp_path / "photo.jpg", picture(30, 41))
+    Image.fromarray(picture(30, 41)).save(tmp_path / "photo.jpg")
     torch.save({"params": enlarging().state_dict()}, tmp_path / "edsr_baseline_x4.pth")
     write(tmp_path / "mine.safetensors", tiny_model(upscale=4))
     (tmp_path / "benchmarks" / "Set5" / "HR").mkdir(parents=True)
     for number in range(benchmarks.BENCHMARKS["Set5"].images):
-        images.write(tmp_path / "benchmarks" / "Set5" / "HR" / f"{number}.png", picture(48, 52, number))
+        Image.fromarray(picture(48, 52, number)).save(tmp_path / "benchmarks" / "Set5" / "HR" / f"{number}.png")
     shutil.copy(ROOT / "src/quantsr/recipes/small-x4-w2a2.toml", tmp_path / "practical-x4-w4a4.toml")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,7 +1,8 @@
 """The command line: one dict of subcommands.
 
-Exit codes: 0 all done, 1 unexpected error, 2 usage, 3 some files failed, 4 nothing could be done, 5 no space or no
-permission, 130 interrupted, 141 nobody reads any more what is told.
+Exit codes: 0 all done, 1 a check failed (`evaluate --zoo`, `export`), training diverged, or an unexpected error,
+2 usage, 3 some files failed, 4 nothing could be done, 5 no space or no permission, 130 interrupted, 141 nobody reads
+any more what is told.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from quantsr.commands import bench, compare, evaluate, export, import_, info, models, pack, serve, train, upscale, video
 from quantsr.commands.common import Failure
@@ -47,9 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What is not understood is told with the usage of the command, where argparse alone would show that of all."""
+    """What is not understood is told with the usage of the command, where argparse alone would show that of all.
+
+    Inputs may stand on both sides of an option: argparse takes those of one side alone.
+    """
     args, unknown = _parser().parse_known_args(arguments)
-    if unknown:
+    if hasattr(args, "inputs") and all(word and not word.startswith("-") for word in unknown):
+        args.inputs += map(Path, unknown)
+    elif unknown:
         files = [word for word in unknown if word.startswith("-") and os.path.exists(word)]
         hint = "".join(f"; the file of that name is ./{name}" for name in files[:1])
         args.parser.error(f"unrecognized arguments: {printable(' '.join(unknown) + hint)}")

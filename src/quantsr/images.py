@@ -1,4 +1,4 @@
-"""Images as arrays: reading, writing, conversions, BT.601 luma, and bicubic resizing as MATLAB does it.
+"""Images as arrays: reading, conversions, BT.601 luma, and bicubic resizing as MATLAB does it.
 
 Layout is HWC, colour is RGB. The papers' low-resolution images were made with MATLAB `imresize(hr, 1/s)` on uint8;
 `downscale` repeats it sample for sample, because another resizer moves PSNR by more than most methods gain.
@@ -8,14 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from quantsr.files import write_atomically
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -24,12 +21,11 @@ Float64 = NDArray[np.float64]
 LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])  # BT.601 for RGB in [0, 1]; adds up to 219
 LUMA_OFFSET = 16.0
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 READABLE_MODES = ("L", "P", "1", "RGB", "CMYK", "YCbCr")
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read or written as asked."""
+    """An image file that cannot be read."""
 
 
 def read(path: str | os.PathLike[str]) -> UInt8:
@@ -62,25 +58,6 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: not a readable image ({error})") from error
-
-
-def write(path: str | os.PathLike[str], image: UInt8, **options: Any) -> None:
-    """Writes uint8 RGB (H, W, 3) in the format of the path's suffix: beside the target, synced, then renamed.
-
-    `options` go to Pillow's encoder (for example `icc_profile`). Raises ImageError for an unknown suffix and
-    OSError when the disk refuses; the old file, if any, is then whole.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ImageError(f"{path}: got suffix {path.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(f"{path}: got {image.dtype} {image.shape}, wanted uint8 RGB (H, W, 3)")
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    options = ENCODER_DEFAULTS.get(kind, {}) | options
-    if kind == "TIFF":
-        options.pop("exif", None)  # a camera's EXIF block holds tags that Pillow's TIFF encoder refuses
-    picture = Image.fromarray(image)
-    write_atomically(path, lambda file: picture.save(file, format=kind, **options))
 
 
 def to_float(image: NDArray[np.unsignedinteger]) -> Float32:

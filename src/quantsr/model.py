@@ -71,7 +71,8 @@ class Model:
         depth: one of `depths`. tile: LR pixels on a side of what is computed at once; it bounds memory and never
         changes the result. memory: bytes that may be taken besides `image` and the result, see `tile_within`; it sets
         the tile. progress: told after each tile, or view of it, the share that is done, 0 to 1; 0 while alpha is
-        enlarged. Raises ValueError for another dtype, shape or depth, or too little memory.
+        enlarged. Raises ValueError for another dtype, shape or depth, TooLittleMemory for fewer bytes than the smallest
+        tile takes, and MemoryError.
         """
         pixels.check(image)
         if memory is not None:
@@ -125,7 +126,8 @@ class Model:
 def load(name_or_path: str | Path, threads: int | None = None, fast: bool = False, tta: bool = False) -> Model:
     """A bundled model by name (see `quantsr models`) or a packed file.
 
-    fast: 8 bits also behind the body; see docs/kernels.md for what it costs and gains. tta: as for `Model`.
-    Raises UnknownModelError, or a PackedModelError for a file that is not a sound packed model.
+    threads, tta: as for `Model`. fast: 8 bits also behind the body, see docs/kernels.md for what it costs and gains; a
+    network that cannot is refused when its first engine is built. Raises UnknownModelError, a PackedModelError for a
+    file that is not a sound packed model, and ValueError for another number of threads.
     """
     return Model(zoo.load_packed(name_or_path), threads, fast, tta)

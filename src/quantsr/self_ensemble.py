@@ -49,9 +49,10 @@ EIGHT = tuple(View(*flags) for flags in product((False, True), repeat=3))
 def mean(
     engine: Engine, image: Array, rectangle: Rectangle, views: Sequence[View], seen: Callable[[float], None]
 ) -> Array:
-    """`Engine.part` as a mean over views; neither the rectangle's neighbours nor the instruction set change a bit.
+    """`Engine.part` as a mean over views: float32 (upscale*h, upscale*w, 3), of a rectangle of h x w pixels.
 
-    seen: told after each view how many pixels of the result that is, as a share of all views.
+    Not clamped. Neither the rectangle's neighbours nor the instruction set change a bit. seen: called after each view
+    with the pixels of the result divided by the number of views, so that all calls add up to its pixels.
     """
 
     def result(view: View) -> Array:

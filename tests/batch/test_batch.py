@@ -139,6 +139,25 @@ def test_a_shard_trusts_its_own_journal_first(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("own", [(1, 1), (1, 2), (2, 2)])
+def test_of_several_journals_the_latest_line_counts(tmp_path: Path, own: tuple[int, int]) -> None:
+    """A folder was divided into shards, later done again as a whole, or the other way round."""
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a_x2.png"
+    source.write_bytes(b"source")
+    target.parent.mkdir()
+    target.write_bytes(b"result")
+    for settings, shard in ((1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (4, (1, 1)), (5, (1, 2))):
+        made = Journal(target.parent, {"run": settings}, shard)
+        made.end(state_of(source), target)
+        made.close()
+    again = Journal(target.parent, {"run": 5}, own)
+    assert again.finished(source, target)
+    again.close()
+    again = Journal(target.parent, {"run": 4}, own)
+    assert not again.finished(source, target)
+    again.close()
+
+
 def test_a_torn_journal_and_two_runs_at_once(tmp_path: Path) -> None:
     source, target = tmp_path / "a.png", tmp_path / "out" / "a_x2.png"
     source.write_bytes(b"source")
@@ -187,7 +206,8 @@ def test_lines_that_no_run_writes_are_passed_over(folder: Path, tmp_path: Path) 
     result.parent.mkdir()
     result.write_bytes(b"kept")
     done = {"target": result.name, "state": "done"}
-    lines = [json.dumps(line) for line in (done, done | {"size": "4"}, done | {"state": []})]
+    wrong = [{}, {"size": "4"}, {"state": []}, {"size": 4, "time": "now"}]
+    lines = [json.dumps(done | change) for change in wrong]
     (result.parent / f"{journal.NAME}.jsonl").write_text("\n".join([*lines, "[" * 100_000]))
     assert upscale(folder, "-o", result.parent, "--resume") == 3
     assert result.read_bytes() == b"kept"
@@ -203,6 +223,8 @@ def test_shards_share_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert upscale(folder, "-o", out, "-r", "--resume") == 0
     assert "6 skipped" in capsys.readouterr().err
+    assert sum(upscale(folder / "a.png", "-o", tmp_path / "one", "--shard", f"{shard}/3") for shard in (1, 2, 3)) == 0
+    assert capsys.readouterr().err.count("nothing to do") == 2
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])

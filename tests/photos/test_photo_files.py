@@ -172,7 +172,7 @@ def test_every_format_takes_what_it_holds(tmp_path: Path, picture: Picture, layo
     kind = photos.format_of(path)
     assert kind is not None
     if "alpha" in layout + layout.replace("rgba", "alpha") and not kind.alpha:
-        with pytest.raises(PhotoError, match="holds no transparency; choose --format png"):
+        with pytest.raises(PhotoError, match="holds no transparency; choose the format PNG"):
             photos.write(path, photo)
         pixels[..., -1] = 255  # opaque: nothing is lost
     photos.write(path, photo, quality=100)

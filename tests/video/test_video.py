@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,16 @@ def test_frames_are_those_of_the_network(make_clip: Make, tmp_path: Path) -> Non
     model = quantsr.load(MODEL)
     for before, after in zip(pictures(source), pictures(out), strict=True):
         np.testing.assert_array_equal(after, model.upscale(before, "quarter"))
+
+
+def test_the_best_quality_is_better_than_the_next(make_clip: Make, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mkv", frames=2, audio=None)
+    sizes = []
+    for crf in (0, 1, 35):
+        out = tmp_path / f"{crf}.mkv"
+        assert enlarge(source, "-o", out, "--crf", crf) == 0
+        sizes.append(out.stat().st_size)
+    assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_ten_bits_come_from_all_bits(make_clip: Make, tmp_path: Path) -> None:
@@ -306,6 +317,8 @@ def test_by_default_the_result_is_beside_the_input(
     assert enlarge(source) == 4 and f"{out} exists; pass --force to overwrite it" in capsys.readouterr().err
     make_clip(tmp_path / "b.avi", codec="mpeg4", audio=None, frames=2, tick=Fraction(1, 25))
     assert enlarge(source, "--codec", "ffv1") == 0 and len(times(tmp_path / "a_x2.mkv")) == 2
+    (tmp_path / "folder.mkv").mkdir()
+    assert enlarge(source, "-o", tmp_path / "folder.mkv", "--force") == 4 and "is a folder" in capsys.readouterr().err
     assert enlarge("-i", tmp_path / "b.avi") == 0 and len(times(tmp_path / "b_x2.mkv")) == 2
     assert enlarge(".") == 4 and "is a folder" in capsys.readouterr().err
 
@@ -641,9 +654,10 @@ def test_what_has_no_single_meaning_is_refused(
         assert enlarge(tmp_path / f"{name}.mkv", "-o", tmp_path / "out.mkv") == 4
         assert words in capsys.readouterr().err
     source = make_clip(tmp_path / "a.mkv", frames=2)
-    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", "100MB") == 4
-    assert "wanted about" in capsys.readouterr().err
-    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", "2GiB") == 0
+    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", "1MB") == 4
+    wanted = re.search(r"wanted about (\d+) MiB", capsys.readouterr().err)
+    assert wanted is not None
+    assert enlarge(source, "-o", tmp_path / "b.mkv", "--memory", f"{wanted[1]}MiB") == 0
 
 
 def test_memory_does_not_grow_with_the_film(make_clip: Make, tmp_path: Path) -> None:

@@ -189,11 +189,11 @@ def test_everything_by_keyboard(page: Page, photo: Path, theme: str) -> None:
     page.choose(photo)
     page.run("document.getElementById('photo').focus()")
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()
         reached.append(page.focused().get_attribute("name") or page.focused().get_attribute("id"))
         assert page.run(OUTLINE) == "solid", reached
-    assert reached == ["scale", "depth", "model", "start"]
+    assert reached == ["scale", "depth", "model", "format", "start"]
     page.at("start").send_keys(Keys.ENTER)
     page.wait(lambda: page.at("status").text.startswith("Done"))
 
@@ -232,6 +232,32 @@ def test_mouse_moves_line_and_picture(page: Page, photo: Path) -> None:
         page.at("view"), -200, 0
     ).click_and_hold().move_by_offset(-30, -20).release().perform()
     assert shown(page, "after")[:2] == pytest.approx((before[0] - 30, before[1] - 20))
+
+
+@pytest.mark.parametrize("width", [300, 800])
+def test_one_to_one_is_a_pixel_of_the_screen(page: Page, tmp_path: Path, width: int) -> None:
+    metrics = {"width": 1100, "height": 900, "deviceScaleFactor": 2, "mobile": False}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    Image.new("RGB", (width, 100), "gray").save(tmp_path / "gray.png")  # enlarged, narrower and wider than the view
+    page.choose(tmp_path / "gray.png", scale="2", depth="quarter")
+    page.enlarge()
+    page.at("zoom-full").click()
+    assert page.at("zoom").text == "50 %"
+    assert shown(page, "after")[2] == pytest.approx(width)
+
+
+def test_answers_that_are_lost_for_a_while(page: Page, photo: Path) -> None:
+    page.run("""
+        const honest = window.fetch;
+        window.polls = 0;
+        window.fetch = (path, options) => {
+          const lost = /jobs\\/[^/]+$/.test(path) && !options && ++window.polls < 4;
+          return lost ? Promise.reject(new TypeError("Failed to fetch")) : honest(path, options);
+        };
+    """)
+    page.choose(photo, scale="2", depth="quarter")
+    page.enlarge()
+    assert page.at("status").text.startswith("Done") and page.run("return window.polls") >= 4
 
 
 def test_what_the_browser_cannot_show_is_not_called_before(page: Page, photo: Path, tmp_path: Path, theme: str) -> None:

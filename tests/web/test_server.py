@@ -86,7 +86,10 @@ def test_the_result_is_of_the_format_that_was_asked_for(
 
 def test_a_format_that_cannot_hold_the_photo_is_told(client: TestClient) -> None:
     view = finished(client, post(client, encoded(np.zeros((8, 8, 4), np.uint8)), format="jpg").json()["id"])
-    assert (view["state"], view["error"]) == ("failed", "JPEG holds no transparency")
+    assert (view["state"], view["error"]) == (
+        "failed",
+        "JPEG holds no transparency; choose the format PNG, WebP, TIFF or AVIF",
+    )
     view = finished(client, post(client, encoded(np.zeros((4200, 1), np.uint8)), format="webp").json()["id"])
     assert (view["state"], view["progress"]) == ("failed", 0)
     assert view["error"] == "the result has a side of 16800 pixels, WEBP holds 16383"
@@ -238,8 +241,11 @@ def test_a_torn_photo_fails_alone(client: TestClient, picture: Callable[..., np.
         ({"scale": "5"}, "scale"),
         ({"scale": "4 "}, "scale"),
         ({"depth": "deep"}, "depth"),
-        ({"model": "../../etc/passwd"}, "wanted one of the models: quantsr-c-x2-w2a2, "),
-        ({"scale": "2", "model": "quantsr-c-x4-w4a4"}, "wanted one of the models for x2"),
+        ({"model": "../../etc/passwd"}, "got model '../../etc/passwd', wanted one of the models: quantsr-c-x2-w2a2, "),
+        (
+            {"scale": "2", "model": "quantsr-c-x4-w4a4"},
+            "got model 'quantsr-c-x4-w4a4', wanted one of the models for x2",
+        ),
     ],
     ids=str,
 )
@@ -410,7 +416,8 @@ def test_cancelling_while_the_result_is_written(monkeypatch: pytest.MonkeyPatch)
             ended.set()
 
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
-    monkeypatch.setattr("quantsr.web.enlarge._enlarged", lambda *_: noise)
+    monkeypatch.setattr("quantsr.model.Model.upscale", lambda *_, **__: noise)
+    monkeypatch.setattr(photos, "mismatch", lambda *_: None)
     monkeypatch.setattr(photos, "write", write)
     with client_of() as client:
         monkeypatch.setattr("quantsr.web.jobs.secrets.token_urlsafe", lambda count: "x" * 32)

@@ -2,10 +2,10 @@
 
 One JSON object a line, appended: {"target", "state": "begun", "temporary"} before a result is written, and after its
 rename {"target", "state": "done", "source_size", "source_mtime_ns", "settings", "size"}, the source as it was before it
-was read. A result is finished if its last line is "done", its file has that size, and input and settings are the
-recorded ones. A result is ours, and may be replaced, if the journal knows it, other than by {"target", "state": "done",
-"size": null}: there another's file appeared. A torn last line is passed over. Each shard writes its own file and reads
-all.
+was read; each with "time", in ns. A result is finished if its last line is "done", its file has that size, and input
+and settings are the recorded ones. A result is ours, and may be replaced, if the journal knows it, other than by
+{"target", "state": "done", "size": null}: there another's file appeared. A torn last line is passed over. Each shard
+writes its own file and reads all; of a target that several files tell of, the latest line counts.
 
 A folder of results may come from elsewhere, its journal too: a line that a run does not write, such as one that names
 a place outside the folder, is passed over.
@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from time import time_ns
 from typing import Any
 
 from quantsr.files import is_temporary, lock
@@ -45,13 +46,17 @@ class Journal:
         self._root, self._settings = root, settings
         root.mkdir(parents=True, exist_ok=True)
         part = "" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}"
-        self._last: dict[str, dict[str, Any]] = {}  # by target
-        for path in sorted(root.glob(f"{NAME}*.jsonl")):
-            self._last.update(_read(path))
         path = root / f"{NAME}{part}.jsonl"
-        mine = _read(path) if path.exists() else {}
-        self._last.update(mine)
-        self._mine = set(mine)
+        self._last: dict[str, dict[str, Any]] = {}  # by target
+        self._mine: set[str] = set()
+        times: dict[str, int] = {}
+        for each in sorted(root.glob(f"{NAME}*.jsonl"), key=lambda found: (found == path, found)):
+            for target, line in _read(each).items():
+                time = line.pop("time", 0)  # older journals tell none; there this shard's own comes last
+                if time >= times.get(target, 0):
+                    times[target], self._last[target] = time, line
+                if each == path:
+                    self._mine.add(target)
         self._file = path.open("a+b")
         if not lock(self._file):
             raise JournalInUse(
@@ -109,7 +114,7 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> None:
         self._last[line["target"]] = line
         self._mine.add(line["target"])
-        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.write(json.dumps(line | {"time": time_ns()}).encode() + b"\n")
         self._file.flush()
 
 
@@ -139,6 +144,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def _is_written_here(line: dict[str, Any]) -> bool:
     place = PurePosixPath(line["target"])
     if not place.name or place.is_absolute() or ".." in place.parts:
+        return False
+    if not isinstance(line.get("time", 0), int):
         return False
     if line["state"] == "begun":
         return is_temporary(line["temporary"])

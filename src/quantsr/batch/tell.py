@@ -101,7 +101,7 @@ class Unbothered:
 
 
 class JsonLines:
-    """One object a line on stdout: "begin", "file" and "end" under "event"."""
+    """One object a line on stdout: "begin", "progress", "file" and "end" under "event"."""
 
     def begin(self, batch: Batch) -> None:
         self._jobs = len(batch.jobs)
@@ -154,7 +154,7 @@ class ForPeople:
     def end(self, outcomes: list[Outcome], state: str) -> None:
         self._bar.stop()
         facts = totals(outcomes, self._jobs, state)
-        if facts["files"] > 1 or facts["skipped"]:
+        if facts["files"] != 1 or facts["skipped"]:
             counts = ", ".join(f"{facts[key]} {key}" for key in ("done", "skipped", "failed", "left") if facts[key])
             speed = f"; {facts['megapixels'] / facts['seconds']:.2f} megapixels/s" if facts["megapixels"] else ""
             self._console.print(f"{counts or 'nothing to do'}{speed}", **PLAIN)

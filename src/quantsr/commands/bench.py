@@ -28,14 +28,12 @@ from quantsr.commands.common import (
     USAGE,
     Failure,
     how_to_install,
-    natural,
+    number,
     place,
-    positive,
     results_file,
-    threads,
     usage_errors,
 )
-from quantsr.engine import available_isas
+from quantsr.engine import MAX_THREADS, available_isas
 from quantsr.files import identity, write_atomically
 from quantsr.packing.program import FLOAT_BITS, PackedModel, PackedModelError
 from quantsr.photos import PhotoError
@@ -48,18 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("-n", "--model", help="a bundled model's name, or a packed file; default: random weights")
     network.add_argument("--float-model", metavar="FILE", help="packed float network for the peers' whole network")
-    network.add_argument("--blocks", type=positive, default=16, help="of the random network (default: 16)")
+    network.add_argument("--blocks", type=number(1), default=16, help="of the random network (default: 16)")
     network.add_argument("--upsampler", choices=("paper", "direct"), default="paper", help="of it (default: paper)")
-    network.add_argument("--seed", type=natural, default=0)
+    network.add_argument("--seed", type=number(0), default=0, help="of the random weights and pictures (default: 0)")
     work = parser.add_argument_group("work")
     work.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     work.add_argument("--tails", nargs="+", choices=TAILS, default=list(TAILS), help="of part network (default: all)")
     work.add_argument(
-        "--size", nargs="+", type=positive, default=[128, 256], metavar="N", help="LR side (default: 128 256)"
+        "--size", nargs="+", type=number(1), default=[128, 256], metavar="N", help="LR side (default: 128 256)"
     )
     work.add_argument("--photo", type=place, help="also the whole of this photo, and PSNR")
-    work.add_argument("--threads", nargs="+", type=threads, default=[1, 2], metavar="N", help="default: 1 2")
-    work.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns of each engine (default: 11)")
+    work.add_argument(
+        "--threads", nargs="+", type=number(1, MAX_THREADS), default=[1, 2], metavar="N", help="default: 1 2"
+    )
+    work.add_argument("--rounds", type=number(1), default=11, metavar="N", help="turns of each engine (default: 11)")
     who = parser.add_argument_group("engines")
     who.add_argument("--engines", nargs="+", metavar="NAME", choices=engines(), help=", ".join(engines()))
     who.add_argument("--each-isa", action="store_true", help="our engine on every instruction set, plain C++ aside")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsr.bench import machine
-from quantsr.commands.common import USAGE, Failure, extra_needed, place
+from quantsr.commands.common import USAGE, Failure, extra_needed, how_to_install, place
 from quantsr.data import benchmarks
 from quantsr.files import write_atomically
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report.plots(rows, args.out)
     except ImportError:
-        print("no plots: they need the extra `plot`")
+        print(f"no plots: {how_to_install('plot')} makes them possible")
     return 0
 
 

@@ -9,7 +9,6 @@ is not the recorded one or a PSNR differs by more than 0.01 dB.
 import argparse
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", default=SETS, dest="sets", metavar="NAME", choices=benchmarks.BENCHMARKS,
         help=f"default: {' '.join(SETS)}",
     )  # fmt: skip
-    parser.add_argument("--depth", choices=[*DEPTHS, "all"], default="full")
+    parser.add_argument("--depth", choices=[*DEPTHS, "all"], default="full", help="default: full")
     parser.add_argument("--backend", choices=BACKENDS, default="engine", help="what computes (default: engine)")
-    parser.add_argument("--fast", action="store_true", help="the engine's 8 bits behind the body")
+    parser.add_argument("--fast", action="store_true", help="the engine's 8-bit arithmetic in the last layers")
     parser.add_argument("-x", "--tta", action="store_true", help="the engine's mean of 8 turned views")
     parser.add_argument("--json", type=place, metavar="FILE", help="also write the results there, over earlier ones")
     add_threads(parser)
@@ -91,6 +90,9 @@ def _one(args: argparse.Namespace) -> int:
 
 def _zoo(args: argparse.Namespace) -> int:
     results, off = [], 0
+    known = {name for model in zoo.bundled() for scores in zoo.stored(model)["scores"].values() for name in scores}
+    if unknown := sorted(set(args.sets) - known):
+        raise Failure(f"--set: got {unknown[0]}, wanted of those with stored scores: {', '.join(sorted(known))}", USAGE)
     _require_sets(args)
     print(f"{'model':<22} {'set':<9} {'depth':<8} {'PSNR':>7} {'stored':>7}")
     with usage_errors(benchmarks.BenchmarkError, images.ImageError, PackedModelError):
@@ -100,11 +102,11 @@ def _zoo(args: argparse.Namespace) -> int:
                 off += 1
                 print(f"{name}: not the file on record (SHA-256)")
             for row in _rows(args, name, "all"):
-                stored = record["scores"].get(row["depth"], {}).get(row["set"], {}).get("psnr")
-                same = stored is not None and abs(row["psnr"] - stored) <= TOLERANCE
+                stored = record["scores"][row["depth"]][row["set"]]["psnr"]
+                same = abs(row["psnr"] - stored) <= TOLERANCE
                 off += not same
                 results.append(row | {"stored": stored})
-                told = f"{row['psnr']:7.3f} {stored or math.nan:7.3f}  {'' if same else 'DIFFERS'}"
+                told = f"{row['psnr']:7.3f} {stored:7.3f}  {'' if same else 'DIFFERS'}"
                 print(f"{name:<22} {row['set']:<9} {row['depth']:<8} {told}".rstrip(), flush=True)
     _write(args.json, results)
     print(f"{len(results)} scores checked, {off} differences" if off else f"{len(results)} scores, all as stored")

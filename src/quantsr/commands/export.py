@@ -35,7 +35,6 @@ STYLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a bundled model's name, or a packed file")
-    parser.add_argument("--to", choices=["onnx"], default="onnx", help="default: onnx")
     parser.add_argument("--style", choices=STYLES, default="qdq-int8", help="default: qdq-int8")
     parser.add_argument("--depth", choices=DEPTHS, default="full", help="default: full")
     add_output(parser, default="MODEL-DEPTH-STYLE.onnx")

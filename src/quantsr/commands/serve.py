@@ -8,7 +8,7 @@ import contextlib
 import socket
 import sys
 
-from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, positive
+from quantsr.commands.common import USAGE, Failure, add_threads, extra_needed, number
 
 CONNECTIONS = 256  # at once; more are answered 503
 GRACE_SECONDS = 3  # for requests under way when the server ends
@@ -16,10 +16,10 @@ GRACE_SECONDS = 3  # for requests under way when the server ends
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one")
-    parser.add_argument("--max-megabytes", type=positive, default=32, metavar="N", help="of a photo; default: 32")
-    parser.add_argument("--max-megapixels", type=positive, default=64, metavar="N", help="of a result; default: 64")
-    parser.add_argument("--queue", type=positive, default=8, metavar="N", help="photos that may wait; default: 8")
+    parser.add_argument("--port", type=number(0, 65535), default=8000, help="default: %(default)s; 0 takes a free one")
+    parser.add_argument("--max-megabytes", type=number(1), default=32, metavar="N", help="of a photo; default: 32")
+    parser.add_argument("--max-megapixels", type=number(1), default=64, metavar="N", help="of a result; default: 64")
+    parser.add_argument("--queue", type=number(1), default=8, metavar="N", help="photos that may wait; default: 8")
     add_threads(parser)
 
 

@@ -8,7 +8,7 @@ import argparse
 import logging
 from typing import Any
 
-from quantsr.commands.common import USAGE, Failure, extra_needed
+from quantsr.commands.common import USAGE, Failure, extra_needed, number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="such as optim.steps=100"
     )
-    parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
+    parser.add_argument("--minutes", type=number(0, kind=float), help="stop after so long, with a checkpoint")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of run.folder")
 
 

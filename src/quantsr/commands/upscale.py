@@ -32,8 +32,8 @@ from quantsr.commands.common import (
     add_network,
     load_model,
     model_hash,
+    number,
     place,
-    positive,
     terminated_as_interrupted,
     usage_errors,
 )
@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=place, metavar="OUT", help="default: beside each input")
     parser.add_argument("-r", "--recursive", action="store_true", help="a folder's folders too, mirrored in OUT")
     add_network(parser).add_argument(
-        "--within", type=_seconds, metavar="S", help="the deepest that does all in S seconds, measured"
+        "--within",
+        type=number(1e-3, kind=float),
+        metavar="S",
+        help="the deepest that should do all files in S seconds, as a short measurement tells",
     )
     _add_files(parser)
     parser.add_argument("--no-check", action="store_true", help="do not compare results with their inputs")
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--format", type=_format, choices=photos.FORMATS, help="default: the input's, or png")
-    parser.add_argument("--quality", type=_percent, metavar="N", help="of JPEG, WebP (default: 95), AVIF (85); to 100")
+    parser.add_argument("--quality", type=number(1, 100), metavar="N", help="of JPEG, WebP (default: 95), AVIF (85)")
     parser.add_argument(
         "--strip", action="store_true", help="leave out EXIF, XMP, IPTC, texts, colour profile and resolution"
     )
@@ -139,7 +142,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Batch, str]:
         if not args.json:
             late = f"does not fit in {args.within:g} s; " if estimate > args.within else ""
             with heard_or_not():
-                print(f"{late}depth {chosen}: about {estimate:.0f} s", flush=True)
+                print(f"{late}depth {chosen}: about {estimate:.2g} s", flush=True)
     try:
         batch.require_disk()
     except NoRoom as error:
@@ -220,20 +223,6 @@ def _format(text: str) -> str:
 
 def _template(text: str) -> str:
     return f"{{stem}}_{text.replace('{', '{{').replace('}', '}}')}{{suffix}}"
-
-
-def _percent(text: str) -> int:
-    value = positive(text)
-    if value > 100:
-        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 to 100")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text}, wanted more than 0")
-    return value
 
 
 def _shard(text: str) -> tuple[int, int]:

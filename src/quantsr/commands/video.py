@@ -19,8 +19,8 @@ from quantsr.commands.common import (
     extra_needed,
     load_model,
     model_hash,
+    number,
     place,
-    positive,
     terminated_as_interrupted,
 )
 from quantsr.files import require_folder
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_network(parser)
     parser.add_argument("--codec", choices=CODECS, default="av1", help="default: av1; ffv1 loses nothing, and is large")
-    parser.add_argument("--crf", type=_crf, metavar="N", help="quality of av1 and vp9, 0 best to 63; default: 24")
+    parser.add_argument(
+        "--crf", type=number(0, 63), metavar="N", help="of av1 and vp9: 0 is best, 63 worst; default: 24"
+    )
     parser.add_argument(
         "--drop", type=_kinds, default=frozenset(), metavar="KINDS", help=f"leave out, of {','.join(DROP)}"
     )
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accept-damage", action="store_true", help="pass over what cannot be decoded, rather than refuse the file"
     )
     parser.add_argument(
-        "--segment", type=positive, default=120, metavar="N", help="frames that a stop may cost; default: %(default)s"
+        "--segment", type=number(1), default=120, metavar="N", help="frames that a stop may cost; default: %(default)s"
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT, never the input")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run was stopped")
@@ -116,6 +118,8 @@ def _enlarge(args: argparse.Namespace, model: Model, plan: "Plan", teller: "Tell
         )
     if plan.path.exists() and plan.path.samefile(plan.source):
         raise clip.VideoError(f"{plan.path} is the input; choose another -o")
+    if plan.path.is_dir():
+        raise clip.VideoError(f"{plan.path} is a folder; choose another -o")
     settings = Settings(args.depth, args.tile, args.memory, not args.no_check, args.accept_damage, args.segment)
     threads = args.threads or usable_cpus()
     target = Target.of(head, model.scale, args.codec, args.crf, args.segment, threads)
@@ -193,13 +197,6 @@ def _target(text: str) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"got suffix {path.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
     return path
-
-
-def _crf(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 63:
-        raise argparse.ArgumentTypeError(f"got {value}, wanted 0 to 63")
-    return value
 
 
 def _kinds(text: str) -> frozenset[str]:

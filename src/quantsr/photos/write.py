@@ -40,7 +40,7 @@ def check_fits(path: Path, photo: Photo, upscale: int) -> Format:
     if longest > kind.longest:
         raise PhotoError(f"{path}: the result has a side of {longest} pixels, {kind.name} holds {kind.longest}")
     if not kind.alpha and _see_through(photo.pixels):
-        raise PhotoError(f"{path}: {kind.name} holds no transparency; choose --format png, webp, tiff or avif")
+        raise PhotoError(f"{path}: {kind.name} holds no transparency; choose the format PNG, WebP, TIFF or AVIF")
     gray_profile = photo.metadata.icc[16:20] == b"GRAY"
     gray = kind.gray and not (kind.name == "AVIF" and pixels.has_alpha(photo.pixels))
     if gray_profile and kind.metadata and not gray:

@@ -152,8 +152,8 @@ def _frames(plan: Plan, segments: list[Path], stream: Any, times: Times) -> Iter
                     raise VideoError(f"{plan.path}: more than the {number} frames of the source in the segments")
                 packet.stream, packet.time_base = stream, plan.head.time_base
                 packet.pts = packet.dts = times.begin[number]
-                end = number + 1 < len(times)
-                packet.duration = times.begin[number + 1] - packet.pts if end else times.last[number]
+                followed = number + 1 < len(times)
+                packet.duration = times.begin[number + 1] - packet.pts if followed else times.last[number]
                 number += 1
                 yield packet
     if number != len(times):

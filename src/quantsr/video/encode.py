@@ -80,7 +80,10 @@ class Target:
         """A stream of `container` that encodes."""
         os.environ.setdefault("SVT_LOG", "1")  # errors; SVT-AV1 tells its settings on stderr otherwise
         codec = CODECS[self.name]
-        options = codec.options | ({} if self.crf is None else {"crf": str(self.crf)})
+        quality = {} if self.crf is None else {"crf": str(self.crf)}
+        if self.name == "av1":  # FFmpeg's own option takes 0 for none given
+            quality = {"svtav1-params": f"crf={self.crf}"}
+        options = codec.options | quality
         stream = container.add_stream(codec.encoder, rate=self.rate, options=options)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.format
         stream.time_base = stream.codec_context.time_base = 1 / self.rate

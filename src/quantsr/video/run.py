@@ -139,9 +139,7 @@ class Film:
         encoder = ENCODER_BASE + ENCODER_BYTES[target.name][deep] * target.width * target.height
         left = limit - resources.PROGRAM_BYTES - pictures - encoder
         try:
-            if left < 0:
-                raise TooLittleMemory(-left, 0)
-            self.model.engine(self.settings.depth).tile_within(left - head.width * head.height * 12)
+            self.model.tile_within(left, (head.height, head.width), 1, self.settings.depth)
         except TooLittleMemory as error:
             wanted = (limit + error.lacking) // resources.MIB + 1
             raise VideoError(

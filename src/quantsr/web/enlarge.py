@@ -6,10 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from quantsr import photos, zoo
-from quantsr.model import Model
+from quantsr import photos
+from quantsr.model import load
 from quantsr.photos.formats import READERS
-from quantsr.pixels import Pixels
 
 TILE = 256  # LR pixels between two looks at whether to go on; halos add 13 % of CPU time to a photo of 512x384
 
@@ -49,15 +48,10 @@ def enlarge(
     written; what it raises ends the work. Raises PhotoError for a file that cannot be read, for
     what the format cannot hold, and for a result that differs from its input.
     """
-    read = photos.read(photo)
-    photos.check_fits(result, read, zoo.load_packed(model).info["upscale"])
+    read, network = photos.read(photo), load(model, threads)
+    photos.check_fits(result, read, network.scale)
     advance(0)
-    pixels = _enlarged(read.pixels, Model(zoo.load_packed(model), threads), depth, advance)
-    photos.write(result, photos.Photo(pixels, read.metadata), proceed=lambda: advance(1))
-
-
-def _enlarged(image: Pixels, model: Model, depth: str, advance: Callable[[float], None]) -> Pixels:
-    pixels = model.upscale(image, depth, TILE, progress=advance)
-    if wrong := photos.mismatch(image, pixels, model.scale):
+    pixels = network.upscale(read.pixels, depth, TILE, progress=advance)
+    if wrong := photos.mismatch(read.pixels, pixels, network.scale):
         raise photos.PhotoError(str(wrong))
-    return pixels
+    photos.write(result, photos.Photo(pixels, read.metadata), proceed=lambda: advance(1))

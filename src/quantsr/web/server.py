@@ -21,11 +21,10 @@ from quantsr.web.jobs import KEPT_SECONDS, Job, Jobs, State, told
 STATIC = Path(__file__).parent / "static"
 MEGA = 1_000_000
 FORM_LIMITS: Any = {"max_files": 1, "max_fields": 8, "max_part_size": 1024}
-# Of what a network is and its bits: what its score (README.md), file and time (docs/benchmarks.md) are among those of
-# its scale.
+# By kind of network and bits: how score, size and time compare with those of the other models of the same scale.
 WORDS = {
     ("quantsr-c", 4): "4 bits: best",
-    ("quantsr-c", 3): "3 bits: between 2 and 4",
+    ("quantsr-c", 3): "3 bits: nearly as good, smaller file",
     ("quantsr-c", 2): "2 bits: smallest file",
     ("quantsr-t", 4): "transformer, 4 bits: slower, no better",
     ("quantsr-t", 2): "transformer, 2 bits: slower, no better",
@@ -207,7 +206,8 @@ def _chosen(offer: Offer, scale: int | None, name: str | None, depth: str) -> Mo
                 raise HTTPException(422, f"{model.name} has the depths {', '.join(model.blocks)}")
             return model
     models = f"models for x{scale}" if scale else "models"
-    raise HTTPException(422, f"wanted one of the {models}: {', '.join(model.name for model in fitting)}")
+    wanted = ", ".join(model.name for model in fitting)
+    raise HTTPException(422, f"got model {name!r}, wanted one of the {models}: {wanted}")
 
 
 def _job_view(jobs: Jobs, job: Job) -> JobView:

@@ -3,6 +3,7 @@
 import { show } from "./compare.js";
 
 const POLL = 250; // ms
+const PATIENCE = 40; // polls in a row that may go unanswered
 const at = (id) => document.getElementById(id);
 const form = at("form"), photo = at("photo"), drop = at("drop");
 let offer; // what GET /api/models tells
@@ -13,13 +14,14 @@ let timed = ""; // what they belong to
 let links = []; // object URLs of what is shown
 
 class Sentence extends Error {}
+class Silence extends Sentence {}
 
 async function ask(path, options) {
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Sentence("The server does not answer.");
+    throw new Silence("The server does not answer.");
   }
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({ error: `the server answered with status ${answer.status}` }));
@@ -90,6 +92,7 @@ form.addEventListener("submit", async (event) => {
     await run(mine, file);
   } catch (error) {
     if (job === mine) {
+      if (mine.id) ask(`api/jobs/${mine.id}`, { method: "DELETE" }).catch(() => {}); // nobody waits for it now
       at("status").textContent = "";
       complain(error);
     }
@@ -110,13 +113,24 @@ async function run(mine, taken) {
   if (job !== mine) return void await ask(`api/jobs/${view.id}`, { method: "DELETE" });
   while (view.state === "waiting" || view.state === "running") {
     tell(view);
-    await pause(POLL);
-    view = await (await ask(`api/jobs/${view.id}`)).json();
+    view = await poll(`api/jobs/${view.id}`);
     if (job !== mine) return;
   }
   if (view.state === "failed") throw new Sentence(sentence(view.error));
   const result = await (await ask(`api/jobs/${view.id}/result`)).blob();
   if (job === mine) present(view, taken, result);
+}
+
+// A few answers may be lost, as when a laptop changes networks; the job goes on meanwhile.
+async function poll(path) {
+  for (let lost = 1; ; lost++) {
+    await pause(POLL);
+    try {
+      return await (await ask(path)).json();
+    } catch (error) {
+      if (!(error instanceof Silence) || lost === PATIENCE) throw error;
+    }
+  }
 }
 
 function tell(view) {

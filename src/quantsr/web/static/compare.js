@@ -28,7 +28,7 @@ function draw() {
   const { clientWidth: w, clientHeight: h } = view;
   if (!w || !h) return;
   const fit = Math.min(w / place.width, h / place.height);
-  place.zoom = place.fitted ? fit : Math.min(Math.max(place.zoom, Math.min(fit, 1)), MOST);
+  place.zoom = place.fitted ? fit : Math.min(Math.max(place.zoom, Math.min(fit, 1 / devicePixelRatio)), MOST);
   const size = [place.width * place.zoom, place.height * place.zoom];
   place.x = size[0] <= w ? (w - size[0]) / 2 : Math.min(0, Math.max(w - size[0], place.x));
   place.y = size[1] <= h ? (h - size[1]) / 2 : Math.min(0, Math.max(h - size[1], place.y));
