@@ -89,6 +89,7 @@ def test_a_section_must_be_a_table(section: str) -> None:
         ("run", "depths", ["half"]), ("run", "depths", ["full", "full"]), ("run", "depth_weights", [-1.0]),
         ("run", "device", "gpu"), ("model", "upscale", 0), ("model", "upscale", 8), ("model", "channels", 0),
         ("model", "blocks", -1), ("run", "depth_weights", [float("inf")]),
+        ("run", "threads", 100_000), ("run", "seed", 2**64),
         ("optim", "beta2", 1.5), ("optim", "milestones", [5.0]), ("optim", "quantizer_rate", float("inf")),
         ("optim", "gradient_clip", -1.0), ("optim", "step_factor", -0.5), ("optim", "final_rate", -0.1),
         ("run", "keep", 0), ("run", "seed", -1),

@@ -119,6 +119,7 @@ _SMALLEST = (  # value, section, fields
 )
 PLACEMENT_OF = {"swinir": "linears"}  # what is quantized unless [quant] says otherwise; "body" for the rest
 AUGMENTATIONS = ("turns", "phases", "channels")  # see `data.augment` and, for phases, `data.patches`
+MAX_THREADS = 1024  # far more, and torch crashes
 RANKINGS = ("small-gain", "large-gain", "sensitivity")
 
 
@@ -138,7 +139,9 @@ class TrainConfig:
         _require(self.model.upscale in (2, 3, 4), "model.upscale", self.model.upscale, "2, 3 or 4")
         _require(self.run.device in ("cpu", "cuda"), "run.device", self.run.device, '"cpu" or "cuda"')
         _require(self.optim.method in ("adam", "muon"), "optim.method", self.optim.method, '"adam" or "muon"')
-        _require(self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, "a known kind")
+        _require(
+            self.teacher.kind in ("checkpoint", "rlfn"), "teacher.kind", self.teacher.kind, '"checkpoint" or "rlfn"'
+        )
         _require(0 <= self.teacher.weight <= 1, "teacher.weight", self.teacher.weight, "0 to 1")
         for name in ("ema", "beta2"):
             value = getattr(self.optim, name)
@@ -179,6 +182,8 @@ class TrainConfig:
         _require(len(weights) in (0, len(depths)), "run.depth_weights", weights, "one per depth, or none")
         _require(all(0 <= w < math.inf for w in weights), "run.depth_weights", weights, "none below 0, all finite")
         _require(not weights or any(weights), "run.depth_weights", weights, "one above 0")
+        _require(self.run.threads <= MAX_THREADS, "run.threads", self.run.threads, f"at most {MAX_THREADS}")
+        _require(self.run.seed < 2**63, "run.seed", self.run.seed, "below 2**63")
         rate = self.optim.learning_rate
         _require(0 < rate < math.inf, "optim.learning_rate", rate, "a finite number above 0")
         for smallest, section, names in _SMALLEST:

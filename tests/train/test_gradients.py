@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantsr.quant import odm
+from quantsr.quant import QuantConfig, odm
 from quantsr.train import Trainer
 from quantsr.train.distributed import Workers
 from quantsr.train.gradients import agreement, backward
@@ -47,6 +47,25 @@ def test_a_mismatch_counts_as_far_as_it_agrees(make: Make, monkeypatch: pytest.M
     wanted = times * (g + (cosine + 1) / 2 * m)
     torch.testing.assert_close(flat(p.grad for p in parameters), wanted, rtol=1e-4, atol=1e-6)
     assert float(loss.detach()) == pytest.approx(times * value)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_have_the_mismatch_of_one_on_the_whole_batch(count: int) -> None:
+    """Where all shares of the batch are alike."""
+    share = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for batch, processes in ((share.repeat(count, 1, 1, 1), 1), (share, count)):
+        quantizer = odm.ODMInput(QuantConfig(quantizer="odm"), 3)
+        quantizer.observe(share)
+        quantizer.finish_calibration()
+        quantizer.processes = processes
+        scale = torch.ones((), requires_grad=True)
+        quantizer(scale * batch)
+        mismatch = quantizer.mismatch()
+        assert isinstance(mismatch, Tensor)
+        mismatch.backward()
+        gradients.append(scale.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(("factor", "wanted"), [(3.0, 1.0), (-0.5, 0.0), (0.0, 0.5)])

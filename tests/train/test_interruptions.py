@@ -231,15 +231,38 @@ def test_a_folder_is_of_one_process_at_a_time(make: Make) -> None:
         ({"teacher": {"weights": __file__}}, r"test_interruptions\.py: not a readable checkpoint"),
         ({"run": {"init": __file__}}, r"test_interruptions\.py: not a readable checkpoint"),
         ({"data": {"photos": "nowhere"}}, r"data\.photos: got 'nowhere', wanted a folder"),
+        ({"model": {"blocks": 1}}, r"run\.init: got 2 blocks, wanted at most 1"),
+        ({"model": {"channels": 6}}, r"run\.init: no layer of the body fits this network"),
+        ({"model": {"blocks": 3}, "quant": {"quantizer": "dorefa"}}, r"weights that are all 0 never learn"),
+        ({"model": {"upscale": 4}, "teacher": {"weights": "stage"}}, r"got a teacher of x2, wanted x4 or more"),
     ],
-    ids=["quantizer", "option", "temperature", "teacher", "start", "backbone", "no teacher", "no start", "photographs"],
-)
+    ids=["quantizer", "option", "temperature", "teacher", "start", "backbone", "no teacher", "no start", "photographs",
+         "depth", "width", "growth", "a teacher that enlarges less"],
+)  # fmt: skip
 def test_what_a_later_stage_would_fail_at_is_found_first(make: Make, change: dict[str, Any], wanted: str) -> None:
     first = make(folder="first")
-    start = {"run": {"init": str(folder_of(first) / "weights.safetensors")}}
+    weights = str(folder_of(first) / "weights.safetensors")
+    if change.get("teacher") == {"weights": "stage"}:
+        change = change | {"teacher": {"weights": weights}}
     with pytest.raises(ValueError, match=wanted):
-        list(train.run_stages([first, make(start, change)]))
+        list(train.run_stages([first, make({"run": {"init": weights}}, change)]))
     assert not folder_of(first).exists()
+
+
+def test_a_resumed_run_is_not_calibrated_and_ranked_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make(folder="source")
+    train.run(source)
+    start = {"run": {"init": str(folder_of(source) / "weights.safetensors"), "depths": ["full", "half"]}}
+    config = make(W4A4, {"model": {"blocks": 4}}, start)
+    run_until(config, 8)
+    monkeypatch.delattr("quantsr.train.start.calibrate")
+    monkeypatch.delattr("quantsr.train.start.rank_blocks")
+    (folder_of(source) / "weights.safetensors").unlink()
+    (trainer,) = train.run_stages([config], resume=True)
+    assert trainer.step == 12
+    assert [
+        stage["steps"] for stage in checkpoints.load(folder_of(config) / "weights.safetensors").state["history"]
+    ] == [12, 12]
 
 
 def test_a_later_stage_may_start_from_what_is_not_there_yet(make: Make) -> None:

@@ -174,11 +174,11 @@ class PatchSampler:
         cell = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._cells) - 1)
         index, *corner = self._cells[cell]
         photo = self.photos[index]
-        lr, hr = photo.lr, photo.hr
+        hr = photo.hr
         if hr is not None and "phases" in self.augment:
             lr, hr = self._pair(hr, self._first(corner, hr, self.upscale, rng))
         else:
-            lr, hr = self._cut(lr, hr, self._first(corner, lr, 1, rng))
+            lr, hr = self._cut(photo.lr, hr, self._first(corner, photo.lr, 1, rng))
         changes = [change(rng) for name, change in CHANGES.items() if name in self.augment]
         return _changed(lr, changes), None if hr is None else _changed(hr, changes)
 

@@ -122,6 +122,11 @@ def mismatch(model: nn.Module) -> Tensor | float:
     return sum((quantizer.mismatch() for _, quantizer in _quantizers(model)), 0.0)
 
 
+def has_mismatch(model: nn.Module) -> bool:
+    """Whether `mismatch` will be a tensor after a training pass."""
+    return any(type(quantizer).mismatch is not Quantizer.mismatch for _, quantizer in _quantizers(model))
+
+
 def set_temperature(model: nn.Module, temperature: float) -> None:
     """Sets the temperature of all quantizers that have one; a float network has none to set.
 

@@ -10,18 +10,20 @@ Paper: Hong and Lee, "Overcoming Distribution Mismatch in Quantizing Image Super
                y = clip(x, l, u)
     mismatch   MISMATCH * sum over layers of ||x - q(x)||_2
     step       along g + (cos(g, m) + 1) / 2 * m, g the gradient of the loss and m that of the mismatch: in full where
-               the two agree, not at all where they oppose each other (`train.gradients.add_agreeing`)
+               the two agree, not at all where they oppose each other (`train.gradients.backward`)
 
 Unknown. Whether the cosine is of whole gradients or taken for each tensor is not reported; here it is of the whole.
 Whether q(x) is held constant in the mismatch is not either; here it is, so features are drawn to their nearest level.
-Several processes take the mean of the mismatches of their shares of a batch. Bounds and gamma learn at ten times the
-rate of the weights there: set optim.quantizer_rate (bounds of images on 0..255, if those are its units, are 255 times
-ours). Here the mismatch also reaches gamma and the bounds of earlier layers; there gamma is said to follow the
-reconstruction alone. Percentiles are of all calibration batches together, not a mean over batches.
+Each of p processes takes sqrt(p) times the norm of its share of a batch, whose mean is the norm of the whole where the
+shares are alike. Bounds and gamma learn at ten times the rate of the weights there: set optim.quantizer_rate (bounds of
+images on 0..255, if those are its units, are 255 times ours). Here the mismatch also reaches gamma and the bounds of
+earlier layers; there gamma is said to follow the reconstruction alone. Percentiles are of all calibration batches
+together, not a mean over batches.
 
 Zero is no level, neither of weights nor, in general, of inputs, so there are no codes in the packed format.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +70,7 @@ class ODMInput(BoundedInput):
     def fake_quant(self, x: Tensor) -> Tensor:
         quantized = _from_low(x, self.low, self.high, self.bits)
         if self.training and torch.is_grad_enabled():
-            self._mismatch = torch.linalg.vector_norm(x - quantized.detach())
+            self._mismatch = math.sqrt(self.processes) * torch.linalg.vector_norm(x - quantized.detach())
         return quantized
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, QParams]:

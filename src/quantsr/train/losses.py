@@ -7,7 +7,7 @@ For each depth of the run, with T the teacher's output and F the output of the s
     + feature_weight * mean over images of |A(student) - A(teacher)|
     + what the quantizers add themselves (`quant.penalty`)
 
-Beside it stands what is only lowered as far as that agrees with the loss (`quant.mismatch`, `gradients.add_agreeing`).
+Beside it stands what is only lowered as far as that agrees with the loss (`quant.mismatch`, `gradients.backward`).
 
 A is the trunk's attention map, the squared features summed over channels and divided by their L2 norm (Zagoruyko &
 Komodakis, ICLR 2017, 1612.03928; PAMS uses it for SR); it needs equal resolution, not equal widths.

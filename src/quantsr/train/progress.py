@@ -46,9 +46,10 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
-    def describe(self, quantized: list[str], photos: int, held_out: int) -> None:
-        """The first line: configuration, quantized layers, data, machine."""
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    def describe(self, quantized: list[str], photos: int, held_out: int, processes: int, bf16: bool) -> None:
+        """The first line: configuration, quantized layers, data, machine, and whether it computes in bfloat16."""
+        machine = {"machine": _machine(self._config.run.device), "processes": processes, "bf16": bf16}
+        machine |= {"torch": torch.__version__}
         data = {"photos": photos, "held_out": held_out}
         self._write(self._first, {"config": self._config.to_dict(), "quantized_layers": quantized} | data | machine)
         quant = self._config.quant
@@ -103,7 +104,7 @@ class Silent:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def describe(self, quantized: list[str], photos: int, held_out: int) -> None: ...
+    def describe(self, quantized: list[str], photos: int, held_out: int, processes: int, bf16: bool) -> None: ...
 
     def step(self, step: int, loss: float, rate: float) -> None: ...
 
@@ -145,3 +146,7 @@ def _json(text: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return line
+
+
+def _machine(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()

@@ -2,19 +2,20 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from quantsr import checkpoint
+from quantsr.checkpoint import Checkpoint
 from quantsr.config import ConfigError, TrainConfig
-from quantsr.quant import quantize, set_temperature
+from quantsr.quant import set_temperature
 from quantsr.recipe import WEIGHTS
 from quantsr.train import distributed
 from quantsr.train.progress import summary_writer
-from quantsr.train.start import float_network
-from quantsr.train.teachers import load_teacher
+from quantsr.train.start import add_quantizers, float_network
+from quantsr.train.teachers import load_teacher, require_upscale
 from quantsr.train.trainer import Trainer, require_same_run
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ def run(config: TrainConfig, *, minutes: float | None = None, resume: bool = Fal
     _require_folder(config, resume)
     Path(config.run.folder).mkdir(parents=True, exist_ok=True)
     workers = distributed.join(config.run.device)
-    trainer = Trainer(config, workers)
-    if resume and not trainer.resume():
+    trainer = Trainer(config, workers, resume)
+    if resume and not trainer.resumed:
         log.info("no checkpoint in %s yet: it begins at step 0", config.run.folder)
     elif resume:
         halved = f", at 1/{2**trainer.rollbacks} of the learning rate" if trainer.rollbacks else ""
@@ -68,7 +69,7 @@ def check(stages: Iterable[TrainConfig], resume: bool = False) -> None:
     Raises ConfigError, CheckpointError for weights that cannot be used or a run that cannot go on, FileExistsError as
     `run`, ValueError for what a quantizer or a backbone refuses, and ImportError for a missing extra.
     """
-    coming: set[Path] = set()  # weights of the stages before
+    coming: dict[Path, Checkpoint] = {}  # of the stages before, as untrained as they are
     for config in stages:
         _require_device(config)
         _require_folder(config, resume)
@@ -76,22 +77,26 @@ def check(stages: Iterable[TrainConfig], resume: bool = False) -> None:
             summary_writer()
         if not Path(config.data.photos).is_dir():
             raise ConfigError(f"data.photos: got {config.data.photos!r}, wanted a folder of photographs")
-        init = _present("run.init", config.run.init, coming)
-        network = float_network(config, checkpoint.load(init) if init else None)
-        if config.quant is not None:
-            quantize(network, config.quant)
+        source = None
+        if (init := config.run.init) and not (resume and checkpoint.saved_steps(Path(config.run.folder))):
+            source = coming.get(Path(init)) or checkpoint.load(_present("run.init", init))
+        network = float_network(config, source)
+        add_quantizers(network, config, source)
         if config.optim.temperatures:
             set_temperature(network, config.optim.temperatures[0])
-        if _present("teacher.weights", config.teacher.weights, coming):
-            load_teacher(config, torch.device("cpu"))
-        coming.add(Path(config.run.folder) / WEIGHTS)
+        if teacher := config.teacher.weights:
+            if (taught := coming.get(Path(teacher))) is not None:
+                require_upscale(Path(teacher), taught.config.model.upscale, config.model.upscale)
+            else:
+                _present("teacher.weights", teacher)
+                load_teacher(config, torch.device("cpu"))
+        tensors = {f"ema.{name}": tensor for name, tensor in network.state_dict().items()}
+        coming[Path(config.run.folder) / WEIGHTS] = Checkpoint(config, {"ranking": list(network.ranking)}, tensors)
 
 
-def _present(name: str, weights: str, coming: Collection[Path]) -> Path | None:
-    """The file that a setting names, if it is there already; None for no file, and for one that is to come."""
+def _present(name: str, weights: str) -> Path:
+    """The file that a setting names."""
     path = Path(weights)
-    if not weights or path in coming:
-        return None
     if not path.is_file():
         raise ConfigError(f"{name}: got {weights!r}, wanted a file, or an earlier stage's as 'stage:NAME'")
     return path

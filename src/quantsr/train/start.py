@@ -1,7 +1,7 @@
 """The network that a run starts with: fresh or from other weights, quantized, calibrated, its blocks ranked."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,32 @@ log = logging.getLogger(__name__)
 
 
 def start_network(config: TrainConfig, source: Checkpoint | None, sampler: PatchSampler) -> nn.Module:
-    """The network at step 0: fresh or with the weights of `source`, then quantized and calibrated.
+    """The network at step 0, on its device: fresh or with the weights of `source`, then quantized and calibrated.
 
-    Raises what `float_network` does, and CheckpointError where blocks cannot be added.
+    Raises what `float_network` and `add_quantizers` do.
     """
     network = float_network(config, source)
     if source is not None:
         _tell_fresh(network, source)
-    blocks = source.config.model.blocks if source else config.model.blocks
+    add_quantizers(network, config, source)
+    device = torch.device(config.run.device)
+    network.to(device, memory_format=torch.channels_last)
     first = config.optim.steps
     fresh = range(first, first + config.run.calibration_batches)  # no batch of the run
-    if config.quant is not None:
-        quantize(network, config.quant)
-        if source is not None and _same_codes(source.config.quant, config.quant):
-            network.load_state_dict(_fitting(network, source.part("ema")), strict=False)
-    make_identity(network, blocks)
-    calibrate(network, (sampler(index)[0] for index in fresh))
+    calibrate(network, (sampler(index)[0].to(device) for index in fresh))
     if len(config.run.depths) > 1 and not (source and _is_ranked(source)):
         # once: the weights of a depth-dynamic network are made for their ranking
-        network.set_ranking(rank_blocks(network, config.run.ranking, (sampler(index) for index in fresh)))
+        batches = ([part if part is None else part.to(device) for part in sampler(index)] for index in fresh)
+        network.set_ranking(rank_blocks(network, config.run.ranking, batches))
     return network
+
+
+def restored_network(config: TrainConfig) -> nn.Module:
+    """A network, on its device, to take the state of a checkpoint of the same run: nothing is calibrated or ranked."""
+    network = build(config.model)
+    if config.quant is not None:
+        quantize(network, config.quant)
+    return network.to(torch.device(config.run.device), memory_format=torch.channels_last)
 
 
 def float_network(config: TrainConfig, source: Checkpoint | None) -> nn.Module:
@@ -54,8 +60,21 @@ def float_network(config: TrainConfig, source: Checkpoint | None) -> nn.Module:
     return network
 
 
+def add_quantizers(network: nn.Module, config: TrainConfig, source: Checkpoint | None) -> None:
+    """Quantizes a float network, in place, before calibration; blocks that `source` lacks become the identity.
+
+    What the quantizers of a source of the same codes have learned is taken over. Raises CheckpointError where blocks
+    cannot be added, and what `quant.quantize` does.
+    """
+    if config.quant is not None:
+        quantize(network, config.quant)
+        if source is not None and _same_codes(source.config.quant, config.quant):
+            network.load_state_dict(_fitting(network, source.part("ema")), strict=False)
+    make_identity(network, source.config.model.blocks if source else config.model.blocks)
+
+
 @torch.no_grad()
-def rank_blocks(network: nn.Module, rule: str, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[int, ...]:
+def rank_blocks(network: nn.Module, rule: str, batches: Iterable[Sequence[Tensor | None]]) -> tuple[int, ...]:
     """Block indices in the order they are kept as depth shrinks.
 
     rule: "small-gain", the paper's (where the shortcut's gain is large, the identity matters more than the block);

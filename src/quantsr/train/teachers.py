@@ -22,8 +22,7 @@ def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     path = Path(config.teacher.weights)
     network = _rlfn(path) if config.teacher.kind == "rlfn" else checkpoint.load_network(path)[0]
     wanted = config.model.upscale
-    if network.upscale < wanted:
-        raise checkpoint.CheckpointError(f"{path}: got a teacher of x{network.upscale}, wanted x{wanted} or more")
+    require_upscale(path, network.upscale, wanted)
     patch = config.data.patch
     try:
         network.eval()(torch.zeros(1, 3, patch, patch))
@@ -37,6 +36,12 @@ def load_teacher(config: TrainConfig, device: torch.device) -> nn.Module:
     if upscale > wanted:
         network = Reduced(network, wanted)
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def require_upscale(path: Path, got: int, wanted: int) -> None:
+    """Raises CheckpointError for a teacher that enlarges less than the student."""
+    if got < wanted:
+        raise checkpoint.CheckpointError(f"{path}: got a teacher of x{got}, wanted x{wanted} or more")
 
 
 class Averaged(nn.Module):

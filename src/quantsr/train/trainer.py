@@ -25,7 +25,7 @@ from quantsr.config import TeacherConfig, TrainConfig
 from quantsr.data.patches import PatchSampler
 from quantsr.files import remove_leftovers
 from quantsr.models import ALIKE
-from quantsr.quant import QuantBlock, keep_valid, quantized_layers, set_processes, set_temperature
+from quantsr.quant import QuantBlock, has_mismatch, keep_valid, quantized_layers, set_processes, set_temperature
 from quantsr.recipe import WEIGHTS
 from quantsr.train.distributed import Workers
 from quantsr.train.gradients import backward
@@ -33,7 +33,7 @@ from quantsr.train.held_out import mean_psnr, split_photos
 from quantsr.train.losses import Objective, trained_depths
 from quantsr.train.optimizers import Optimizer, learning_rate
 from quantsr.train.progress import RunLog, Silent
-from quantsr.train.start import start_network
+from quantsr.train.start import restored_network, start_network
 from quantsr.train.stopping import Stop
 from quantsr.train.teachers import load_teacher
 
@@ -51,7 +51,12 @@ class Trainer:
     halved the learning rate.
     """
 
-    def __init__(self, config: TrainConfig, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        config: TrainConfig,
+        workers: Workers = Workers(),  # noqa: B008 (frozen)
+        resume: bool = False,
+    ) -> None:
         run = config.run
         self.config, self.folder, self.step, self.rollbacks, self.workers = config, Path(run.folder), 0, 0, workers
         self.went_on = False  # whether steps have been made since this trainer began
@@ -71,20 +76,28 @@ class Trainer:
             seed=run.seed,
             augment=data.augment,
         )
-        source = checkpoints.load(Path(run.init)) if run.init else None
-        self._compare_held_out(source)
-        self.earlier_stages: list[dict[str, Any]] = source.state.get("history", []) if source else []
-        self.network = start_network(config, source, self.sampler).to(self.device, memory_format=torch.channels_last)
-        workers.agree(self.network)
+        found = self._newest() if resume else None
+        self.resumed = found is not None
+        self.earlier_stages: list[dict[str, Any]]
+        if found:
+            self.network, self.earlier_stages = restored_network(config), found.state.get("history", [])[:-1]
+        else:
+            source = checkpoints.load(Path(run.init)) if run.init else None
+            self._compare_held_out(source)
+            self.network = start_network(config, source, self.sampler)
+            self.earlier_stages = source.state.get("history", []) if source else []
+            workers.agree(self.network)
         set_processes(self.network, workers.count)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self._averages = _floats(self.averaged), _floats(self.network)
         self.optimizer = Optimizer(self.network, config.optim)
+        if found:
+            self._restore(found)
         teacher = load_teacher(config, self.device) if config.teacher.weights else None
         self.loss = Objective(config, self.network, teacher)
         if run.compile:
             torch.compiler.reset()  # what an earlier run compiled counts towards a limit, after which nothing is
-            functorch.donated_buffer = False  # or a mismatch could not follow the loss through the same graph
+            functorch.donated_buffer = not has_mismatch(self.network)  # it follows the loss through the same graph
             for module in self.network.modules():
                 if isinstance(module, (*ALIKE, QuantBlock)):
                     module.compile()
@@ -106,7 +119,8 @@ class Trainer:
     def _train(self, log_of_run: RunLog | Silent, stop: Stop) -> None:
         with log_of_run as journal:
             count = sum(photo.size == 1 for photo in self.train_photos)
-            journal.describe(list(quantized_layers(self.network)), count, len(self.val_photos))
+            layers, held_out = list(quantized_layers(self.network)), len(self.val_photos)
+            journal.describe(layers, count, held_out, self.workers.count, self.loss.bf16)
             if self.workers.rank == 0:
                 remove_leftovers(self.folder)
             while why := self._advance(journal, stop):
@@ -218,6 +232,16 @@ class Trainer:
     def resume(self) -> bool:
         """Continues from the newest checkpoint that can be read; False if the folder holds none.
 
+        Raises CheckpointError as `_newest` does.
+        """
+        found = self._newest()
+        if found:
+            self._restore(found)
+        return found is not None
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest checkpoint of the folder that can be read, if there is one.
+
         Raises CheckpointError if none of those there can be read, or if it is of another network, quantization,
         optimiser or depths.
         """
@@ -230,13 +254,12 @@ class Trainer:
                 continue
             require_same_run(path, found.config, self.config)
             self._compare_held_out(found)
-            self._restore(found)
-            return True
+            return found
         if saved:
             raise checkpoints.CheckpointError(
                 f"{self.folder}: got {len(saved)} checkpoints, none readable; move them away or choose a new run.folder"
             )
-        return False
+        return None
 
     def _compare_held_out(self, before: Checkpoint | None) -> None:
         """Warns of photographs that validate now and may have trained before: others came or went."""
