@@ -28,7 +28,8 @@ def test_the_inner_kernel_of_a_collapsed_tail_is_exact_away_from_the_border(upsc
     gap = np.abs(inner.run(image) - wanted)
     assert gap[upscale:-upscale, upscale:-upscale].max() < 1e-4
     assert gap.max() > 1e-3  # the border needs other kernels
-    assert parts.macs(inner, 1) == parts.macs(collapsed, 1) < parts.macs(network, 1)
+    macs = [cost(part.program, part.tensors).macs for part in (inner, collapsed, network)]
+    assert macs[0] == macs[1] < macs[2]
 
 
 def test_a_single_convolution_needs_no_collapsing():
@@ -58,7 +59,9 @@ def test_parts_survive_a_file(tmp_path):
 def test_multiply_adds_count_each_convolution_at_its_resolution():
     network = whole()  # 5 channels, 2 blocks, x4 in two shuffles
     low = 9 * (3 * 5 + 5 * 5 * 5 + 5 * 20) + 4 * 9 * 5 * 20 + 16 * 9 * 5 * 3
-    assert parts.macs(network, pixels=10) == 10 * low
+    assert cost(network.program, network.tensors, width=5, height=2).macs == 10 * low
+    _, body = parts.body(network)
+    assert cost(body.program, body.tensors, 5, 2, body.channels).macs == 10 * 4 * 9 * 5 * 5
 
 
 def test_random_layers_spread_their_codes():
@@ -78,11 +81,9 @@ def test_random_networks_follow_from_their_seed():
     assert not np.array_equal(first.tensors["head.weight"], other.tensors["head.weight"])
 
 
-def test_work_of_a_transformer():
+def test_only_a_transformer_has_a_size():
     model = make(1, 12, window=4)
-    part = Part(model.programs["full"], model.tensors)
-    assert parts.has_size(part)
-    assert parts.macs(part, 64) == cost(part.program, part.tensors, width=8, height=8).macs
+    assert parts.has_size(Part(model.programs["full"], model.tensors)) and not parts.has_size(whole())
 
 
 def test_turned_pictures_have_the_size_of_the_first():

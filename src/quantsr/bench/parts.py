@@ -4,11 +4,9 @@ A part is a list of ops that begins with a value `image` of any number of channe
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -107,25 +105,3 @@ def _reading(op: Op, old: str, new: str) -> Op:
 def has_size(part: Part) -> bool:
     """Whether it is a transformer, of which other runtimes get a graph of one size."""
     return any(op.kind in ATTENTIONS for op in part.program.ops)
-
-
-def macs(part: Part, pixels: int) -> int:
-    """Multiply-adds on an input of so many pixels, counted as direct convolutions; of attention, its two products."""
-    total, factor, width = 0, {IMAGE: 1}, 0  # width: channels of the last convolution
-    for op in part.program.ops:
-        own = factor[op.inputs[0]]
-        factor[op.output] = own * int(op.attrs["upscale"]) if op.kind == "pixel_shuffle" else own
-        weights = _weights(op, part.tensors)
-        if op.kind in ATTENTIONS:  # behind the convolution that makes queries, keys and values
-            weights = 2 * int(op.attrs["window"]) ** 2 * (width // 3)
-        elif weights:
-            width = len(part.tensors[op.tensors["bias"]])
-        total += pixels * own**2 * weights
-    return total
-
-
-def _weights(op: Op, tensors: Tensors) -> int:
-    if op.kind in ("conv2d", "edge_conv2d"):
-        return math.prod(tensors[op.tensors["weight"]].shape[-4:])  # a pixel uses one kernel
-    fields: dict[str, Any] = dict(op.attrs)
-    return int(fields["in_channels"] * fields["out_channels"] * fields["kernel"] ** 2) if op.kind in QCONVS else 0

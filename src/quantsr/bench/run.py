@@ -8,12 +8,13 @@ from statistics import median
 import numpy as np
 
 from quantsr import _native, images, metrics
-from quantsr.bench import measure, parts, random_network
+from quantsr.bench import measure, random_network
 from quantsr.bench.cases import Cut, Network, Picture, cut, samples, turned
 from quantsr.bench.engines import engines
 from quantsr.bench.job import Job
 from quantsr.bench.report import title
 from quantsr.bench.rows import Row, row
+from quantsr.packing.cost import cost
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Run:
         measured, failed = measure.measure(jobs, self.rounds, self.limit, lambda: _note_peak(peaks, facts))
         for engine, error in failed.items():
             self.fail(engine, facts, error)
-        macs = parts.macs(piece.low, picture.lr.shape[0] * picture.lr.shape[1])
+        low, (height, width, _) = piece.low, picture.lr.shape
+        macs = cost(low.program, low.tensors, width, height, low.channels).macs
         layers = random_network.LAYERS if facts["part"] == "layer" else 1
         made = []
         for job in jobs:

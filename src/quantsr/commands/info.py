@@ -33,6 +33,8 @@ def describe(model: str) -> dict[str, Any]:
         "receptive_radius": {d: receptive_radius(p, packed.tensors) for d, p in packed.programs.items()},
         "macs": {depth: found.macs for depth, found in costs.items()},
         "bitops": {depth: found.bitops for depth, found in costs.items()},
+        "rule_a_ops": {depth: found.rule_a_ops for depth, found in costs.items()},
+        "rule_b_ops": {depth: found.rule_b_ops for depth, found in costs.items()},
         "counted_for": f"one {cost.WIDTH}x{cost.HEIGHT} input",
     }
     return facts | ({"scores": zoo.stored(model)["scores"]} if model in zoo.bundled() else {})
@@ -51,7 +53,9 @@ def _text(facts: dict[str, Any]) -> str:
         ("blocks", _listed({depth: len(kept) for depth, kept in facts["depths"].items()})),
         ("multiply-adds", _listed({d: f"{v / 1e9:.1f} G" for d, v in facts["macs"].items()})),
         ("BitOPs", _listed({d: f"{v / 1e9:,.0f} G" for d, v in facts["bitops"].items()})),
-        ("", f"counted for {facts['counted_for']}"),
+        ("as BBCU counts", _listed({d: f"{v / 1e9:.1f} G" for d, v in facts["rule_a_ops"].items()}) + " operations"),
+        ("as 2DQuant counts", _listed({d: f"{v / 1e9:.1f} G" for d, v in facts["rule_b_ops"].items()}) + " operations"),
+        ("", f"all for {facts['counted_for']}"),
         ("receptive radius", _listed(facts["receptive_radius"]) + " LR pixels"),
         *(("PSNR", f"at {depth} depth: {_psnr(sets)}") for depth, sets in facts.get("scores", {}).items()),
         *(("trained", _listed(stage)) for stage in facts["training"].get("stages", [])),

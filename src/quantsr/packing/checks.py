@@ -151,9 +151,12 @@ def check_program(program: Program, tensors: Mapping[str, np.ndarray], info: Map
     return values
 
 
-def trace(program: Program, tensors: Mapping[str, np.ndarray]) -> Iterator[Step]:
-    """Walk a program without running it: each op with its bound letters and values. Raises a PackedModelError."""
-    values = {IMAGE: Value(IMAGE_CHANNELS)}
+def trace(program: Program, tensors: Mapping[str, np.ndarray], channels: int = IMAGE_CHANNELS) -> Iterator[Step]:
+    """Walk a program without running it: each op with its bound letters and values. Raises a PackedModelError.
+
+    channels: of the image.
+    """
+    values = {IMAGE: Value(channels)}
     for op in program.ops:
         spec = _check_op(op)
         inputs = tuple(_read(op, name, values, spec) for name in op.inputs)

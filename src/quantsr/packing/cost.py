@@ -30,7 +30,7 @@ import numpy as np
 from quantsr.packing.checks import trace
 from quantsr.packing.file import dumps
 from quantsr.packing.ops import ATTENTIONS, OPS, QCONVS
-from quantsr.packing.program import FLOAT_BITS, Op, PackedModel, Program, Step
+from quantsr.packing.program import FLOAT_BITS, IMAGE_CHANNELS, Op, PackedModel, Program, Step
 
 WIDTH, HEIGHT = 320, 180
 
@@ -92,9 +92,15 @@ class Cost:
         return sum(layer.macs * max(layer.weight_bits, layer.act_bits) / FLOAT_BITS for layer in self.layers)
 
 
-def cost(program: Program, tensors: Mapping[str, np.ndarray], width: int = WIDTH, height: int = HEIGHT) -> Cost:
+def cost(
+    program: Program,
+    tensors: Mapping[str, np.ndarray],
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    channels: int = IMAGE_CHANNELS,
+) -> Cost:
     """Cost of a program for a low-resolution input of width x height pixels. Raises what `trace` raises."""
-    steps = list(trace(program, tensors))
+    steps = list(trace(program, tensors, channels))
     layers = tuple(layer for step in steps for layer in _layers(step, width * height))
     return Cost(layers, sum(_scalars(step.op, tensors) for step in steps))
 
