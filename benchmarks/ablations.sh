@@ -21,6 +21,7 @@ compare rate $small --vary stages.quantized.optim.quantizer_rate=0.01,0.1,1.0
 compare shift-rate $small --vary stages.quantized.optim.shift_rate=0.01,0.1,1.0
 full_rate=stages.quantized.optim.quantizer_rate=1.0
 compare rivals-rate $small --with $full_rate --vary quant.quantizer=rlq,lsq,pams,pact,ddtb,odm
+compare mismatch $small --with $full_rate --vary quant.quantizer=rlq,odm
 compare optimiser $small --with $full_rate --vary stages.quantized.optim.method=adam,muon
 as_recipes="$full_rate --with stages.quantized.optim.method=muon --with stages.quantized.teacher.weights=stage:float"
 compare rivals-muon $small --with $as_recipes --vary quant.quantizer=rlq,lsq,odm
