@@ -35,7 +35,7 @@ def rows(
     why), and if any seed was trained to its end, code_use, and costs and latency_ms, or not_packed. See
     `commands.compare` for the arguments.
 
-    Raises ConfigError, CheckpointError, BenchmarkError.
+    Raises BenchmarkError, and what `train.check` and `train.run` do; a run that diverges is a row's.
     """
     chosen = variants(recipes, axes)
     plans = {

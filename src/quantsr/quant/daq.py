@@ -39,7 +39,7 @@ class DAQWeight(Quantizer):
 
 
 class DAQInput(Quantizer):
-    """2^bits levels for each channel of each image (N, C, H, W), found anew for every image."""
+    """2^bits levels for each channel of each image (N, C, ...), found anew for every image."""
 
     def __init__(self, config: QuantConfig, channels: int) -> None:
         super().__init__(config.act_bits)

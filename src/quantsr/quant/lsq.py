@@ -16,11 +16,11 @@ from quantsr.quant.rlq import RLQ
 
 
 def weight(config: QuantConfig, channels: int) -> RLQ:
-    """LSQ of a weight (O, I, K, K); channels: O."""
+    """LSQ of a weight (O, I, K, K) or (O, I); channels: O."""
     steps = channels if config.weight_granularity == "per_channel" else None
     return RLQ(config.weight_bits, temperature=None, step_channels=steps, range_init=config.range_init)
 
 
 def act(config: QuantConfig, channels: int) -> RLQ:
-    """LSQ of an activation (N, C, H, W)."""
+    """LSQ of an activation (N, C, ...)."""
     return RLQ(config.act_bits, temperature=None, range_init=config.range_init)

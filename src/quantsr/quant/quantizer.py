@@ -16,7 +16,8 @@ SIGNED_BELOW = -1e-5  # an activation that never goes below this is unsigned
 
 
 class Quantizer(nn.Module):
-    """Quantizer of one tensor: of a weight (O, I, K, K), or of an activation (N, C, H, W).
+    """Quantizer of one tensor: of a weight (O, I, K, K) or, of a linear layer, (O, I); or of an activation (N, C, ...),
+    which is (N, C, H, W) of a convolution, (N, C, pixels, 1) of a linear layer, (N, heads, ...) of attention.
 
     A subclass writes `fake_quant` and, as it needs them, `to_codes`, `set_range` (activations), `init_from` (weights),
     `keep_valid`, `penalty` and `mismatch`. What is learned is a parameter, what is only measured a buffer. An

@@ -202,7 +202,7 @@ class _FakeQuant(torch.autograd.Function):
 
 
 def weight(config: QuantConfig, channels: int) -> RLQ:
-    """RLQ of a weight (O, I, K, K); channels: O."""
+    """RLQ of a weight (O, I, K, K) or (O, I); channels: O."""
     return RLQ(
         config.weight_bits,
         temperature=config.temperature,
@@ -214,7 +214,7 @@ def weight(config: QuantConfig, channels: int) -> RLQ:
 
 
 def act(config: QuantConfig, channels: int) -> RLQ:
-    """RLQ of an activation (N, C, H, W); channels: C."""
+    """RLQ of an activation (N, C, ...); channels: C."""
     shifts = {"per_channel": channels, "per_tensor": 1, "none": None}
     return RLQ(
         config.act_bits,
