@@ -40,7 +40,7 @@ def test_it_scores_what_was_measured_elsewhere(rlfn: RLFN, data_folder: Path, na
 @torch.no_grad()
 def test_bfloat16_keeps_it_as_bright(rlfn: RLFN, data_folder: Path) -> None:
     lr = images.read(data_folder / "benchmarks" / "Set5" / "LR_bicubic" / "X4" / "butterflyx4.png")
-    x = torch.from_numpy(images.to_float(lr)).permute(2, 0, 1)[None]
+    x = torch.from_numpy(images.to_float(lr[:40, :40])).permute(2, 0, 1)[None]
     exact = rlfn(x)
     with torch.autocast("cpu", torch.bfloat16):
         apart = 255 * (rlfn(x) - exact)
