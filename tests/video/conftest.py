@@ -41,14 +41,15 @@ class Clip:
 def make_clip(picture: Callable[..., np.ndarray]) -> Callable[..., Path]:
     """make_clip(path, **fields of Clip): writes it and returns the path."""
 
-    def moving(clip: Clip, number: int) -> np.ndarray:
+    def moving(clip: Clip) -> Callable[[int], np.ndarray]:
         big = picture(clip.height, clip.width + 200, 5)
-        return np.ascontiguousarray(big[:, 2 * number : 2 * number + clip.width])
+        return lambda number: np.ascontiguousarray(big[:, 2 * number : 2 * number + clip.width])
 
     def make(path: Path, **wishes: Any) -> Path:
         clip = Clip(**wishes)
         times = clip.times or [round(number / 25 / clip.tick) for number in range(clip.frames)]
         texts = _subtitles(path) if clip.srt else None
+        picture_of = clip.image or moving(clip)
         with av.open(str(path), "w") as out:
             video = out.add_stream(clip.codec, rate=25)
             video.width, video.height, video.pix_fmt = clip.width, clip.height, clip.format
@@ -68,7 +69,7 @@ def make_clip(picture: Callable[..., np.ndarray]) -> Callable[..., Path]:
             if clip.chapters:
                 out.set_chapters(clip.chapters)
             for number, time in enumerate(times):
-                image = clip.image(number) if clip.image else moving(clip, number)
+                image = picture_of(number)
                 kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
                 frame = av.VideoFrame.from_ndarray(image, kind).reformat(format=clip.format, interpolation=0x46004)
                 if clip.colour:
