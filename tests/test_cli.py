@@ -244,6 +244,10 @@ def test_what_is_not_understood_is_told_with_the_usage_of_the_command(
         assert last == f"quantsr {words[0]}: error: unrecognized arguments: {told}"
 
 
+def test_whole_numbers_have_no_end_of_their_own() -> None:
+    assert number(1)(str(10**400)) == 10**400
+
+
 def test_inputs_on_both_sides_of_an_option(photo: Path, tmp_path: Path) -> None:
     second, out = photo.with_name("second.png"), tmp_path / "out"
     shutil.copy(photo, second)

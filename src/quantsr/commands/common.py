@@ -170,7 +170,7 @@ def number(least: float, most: float = math.inf, kind: type = int) -> Callable[[
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least <= value <= most and math.isfinite(value)):
+        if not least <= value <= most or value == math.inf:  # NaN is in no range
             raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
         return value
 
